@@ -1,0 +1,41 @@
+"""Flags of single verbs that belong to no room."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class PluginArgs:
+    """Code of yours that is imported before anything else."""
+
+    external_plugins: list[str] = field(default_factory=list)
+    """Python files that register models, datasets, templates, tuners ..."""
+
+
+@dataclass(kw_only=True)
+class InspectArgs:
+    """What swift inspect shows."""
+
+    rows: int | None = None
+    """Rows shown; None means 5 in a terminal, all with --json or --html."""
+    json: bool = False
+    """One JSON object a row: input_ids, tokens, weight, role, segment, or error."""
+    html: bool | str = False
+    """A page with every token in colour: to standard output, or to this file."""
+
+
+@dataclass(kw_only=True)
+class ShowArgs:
+    """What swift show prints."""
+
+    markdown: bool = False
+    """Print a Markdown table."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(kw_only=True)
+class DoctorArgs:
+    """What swift doctor looks at."""
+
+    json: bool = False
+    """Print JSON."""

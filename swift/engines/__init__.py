@@ -1,0 +1,1 @@
+"""Floor 3: requests become streams of pieces."""

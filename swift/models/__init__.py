@@ -1,0 +1,1 @@
+"""Floor 2: which model it is, and how it gets into memory."""

@@ -1,0 +1,1 @@
+"""Floor 2: conversations become tokens, each with its loss weight."""

@@ -1,0 +1,1 @@
+"""Floor 4: the loop, optimizers, schedules, checkpoints and reports."""

@@ -1,0 +1,121 @@
+"""Flags of a training run: length, optimizer, precision, reports, checkpoints."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(kw_only=True)
+class TrainArgs:
+    """How long, how fast, in which precision, and what is written where."""
+
+    output_dir: str | None = None
+    """Folder of the run; None means output/<model>."""
+    add_version: bool = True
+    """Write into output_dir/vN-date-time instead of output_dir itself."""
+    seed: int = 42
+    """Seed of everything random in training."""
+    num_train_epochs: float = 3.0
+    """Passes over the data."""
+    max_steps: int = -1
+    """Optimizer steps; more than 0 overrides num_train_epochs."""
+    max_epochs: int | None = None
+    """Stop a stream after as many passes at most."""
+    per_device_train_batch_size: int = 1
+    """Rows in a micro-batch."""
+    per_device_eval_batch_size: int = 1
+    """Rows in an evaluation batch."""
+    gradient_accumulation_steps: int | None = None
+    """Micro-batches in an optimizer step; None fills up to 16 rows."""
+    learning_rate: float | None = None
+    """Peak learning rate; None means 1e-4 for adapters, 1e-5 for full training."""
+    lr_scheduler_type: Literal[
+        'linear', 'cosine', 'cosine_with_restarts', 'polynomial', 'constant', 'constant_with_warmup', 'inverse_sqrt',
+        'reduce_lr_on_plateau', 'cosine_with_min_lr', 'cosine_warmup_with_min_lr', 'warmup_stable_decay', 'greedy',
+    ] = 'cosine'  # fmt: skip
+    """Course of the learning rate after the warm-up."""
+    lr_scheduler_kwargs: dict | str | None = None
+    """More numbers of the schedule, as JSON: {"min_lr": 1e-6}."""
+    warmup_ratio: float = 0.0
+    """Part of the steps in which the learning rate rises, 0 to 1."""
+    warmup_steps: float = 0
+    """Steps in which the learning rate rises (below 1: a part of all); overrides warmup_ratio."""
+    optim: str = 'adamw_torch_fused'
+    """Optimizer: adamw_torch_fused, adamw_torch."""
+    weight_decay: float = 0.1
+    """Decay of weights; biases and norms are left out."""
+    adam_beta1: float = 0.9
+    """Adam: decay of the mean of gradients."""
+    adam_beta2: float = 0.95
+    """Adam: decay of the mean of squared gradients."""
+    adam_epsilon: float = 1e-8
+    """Adam: added to the denominator."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    neftune_noise_alpha: float | None = None
+    """NEFTune: strength of the noise on embeddings in training."""
+    bf16: bool | None = None
+    """Compute in bfloat16; None follows torch_dtype."""
+    fp16: bool | None = None
+    """Compute in float16 with dynamic loss scale; None follows torch_dtype."""
+    use_cpu: bool = False
+    """Train on the CPU though there is a GPU."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations in the backward pass; None: only when memory needs it."""
+    gradient_checkpointing_kwargs: dict | str | None = None
+    """Options of recomputation, as JSON: {"use_reentrant": false}."""
+    kernel_check: Literal['fallback', 'refuse', 'off'] = 'fallback'
+    """When a fast path differs from its plain twin on the first batch: fall back, stop, or do not look."""
+    eval_strategy: Literal['no', 'steps', 'epoch'] | None = None
+    """When to evaluate; None means as save_strategy, and never without evaluation data."""
+    eval_steps: float | None = None
+    """Steps between evaluations (below 1: a part of all); None means save_steps."""
+    eval_on_start: bool = False
+    """Evaluate before the first step."""
+    eval_delay: float = 0
+    """Steps or epochs before the first evaluation."""
+    acc_strategy: Literal['token', 'seq'] = 'token'
+    """Accuracy counts tokens, or whole answers."""
+    save_strategy: Literal['no', 'steps', 'epoch', 'best'] = 'steps'
+    """When to save a checkpoint. The last step is always saved, unless no."""
+    save_steps: float = 500
+    """Steps between checkpoints (below 1: a part of all)."""
+    save_total_limit: int | None = None
+    """Checkpoints kept; best and last always are."""
+    save_only_model: bool = False
+    """Leave out optimizer and data state: smaller, but training cannot go on from it."""
+    create_checkpoint_symlink: bool = False
+    """Accepted: output_dir/best and output_dir/last are always there."""
+    load_best_model_at_end: bool = False
+    """Let last be the best checkpoint when training ends."""
+    metric_for_best_model: str | None = None
+    """Number that decides which checkpoint is best; None means loss."""
+    greater_is_better: bool | None = None
+    """Whether more of that number is better; None means no for losses, yes for others."""
+    early_stop_interval: int | None = None
+    """Stop after as many evaluations without a gain."""
+    resume_from_checkpoint: str | None = None
+    """Go on from this checkpoint folder, exactly as if never stopped; last finds the newest of output_dir."""
+    resume_only_model: bool = False
+    """Take only the weights from that checkpoint; optimizer and schedule start anew."""
+    ignore_data_skip: bool = False
+    """With resume_only_model: start the data anew too."""
+    logging_steps: int = 5
+    """Steps between report lines."""
+    logging_first_step: bool = True
+    """Report the first step too."""
+    logging_dir: str | None = None
+    """Folder of TensorBoard files; None means output_dir/runs."""
+    report_to: list[str] = field(default_factory=lambda: ['tensorboard'])
+    """Trackers: tensorboard, wandb, swanlab, all, none."""
+    run_name: str | None = None
+    """Name of the run for trackers; None means the name of its folder."""
+    swanlab_token: str | None = None
+    """API key of SwanLab. Never written to any file."""
+    swanlab_project: str = 'ms-swift'
+    """SwanLab project."""
+    swanlab_workspace: str | None = None
+    """SwanLab workspace."""
+    swanlab_exp_name: str | None = None
+    """SwanLab run name; None means run_name."""
+    swanlab_mode: Literal['cloud', 'local', 'offline', 'disabled'] = 'cloud'
+    """Where SwanLab keeps the run."""

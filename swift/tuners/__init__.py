@@ -1,0 +1,1 @@
+"""Floor 3: which weights learn. Builder -> Builder."""
