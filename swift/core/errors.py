@@ -63,6 +63,12 @@ class DiskError(SwiftError):
     exit_code = 74
 
 
+class CorruptError(SwiftError):
+    """A saved folder is not what was written: a flipped bit, a truncated, missing or swapped file."""
+
+    exit_code = 74
+
+
 class HangError(SwiftError):
     """Something made no progress within its budget."""
 
