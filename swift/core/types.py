@@ -157,13 +157,12 @@ class Outputs:
 
 @dataclass(slots=True)
 class Loss:
-    """A sum over the micro-batch and what to divide it by over the whole step. The backend divides once.
+    """A sum over the micro-batch. The backend divides it once, by ``Objective.count`` over the whole step.
 
-    ``metrics`` are (sum, count) pairs of tensors or numbers; ``count`` 0-dim, same units as ``total``'s divisor.
+    ``metrics`` are (sum, count) pairs of 0-dim tensors, added up over micro-batches and divided when printed.
     """
 
     total: Tensor
-    count: Tensor
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -289,18 +288,38 @@ class Objective(Protocol):
 
     needs: frozenset[str]
 
+    def count(self, batch: Batch) -> int:
+        """What this micro-batch adds to the divisor of the step: targets with a weight, or pairs."""
+        ...
+
     def __call__(self, outputs: Outputs, batch: Batch) -> Loss: ...
 
 
 class TrainBackend(Protocol):
-    """Where a training step really runs."""
+    """Where a training step really runs. State is data: ``state`` and ``load_state`` are bit-exact inverses."""
 
-    def forward_backward(self, micro: list[Batch], objective: Objective) -> dict[str, tuple[float, float]]: ...
-    def forward(self, micro: list[Batch], needs: Iterable[str]) -> list[Outputs]: ...
-    def optim_step(self) -> dict[str, float]: ...
+    def forward_backward(self, micro: list[Batch], objective: Objective) -> dict[str, tuple[Tensor, Tensor]]:
+        """Accumulate the gradients of one optimizer step; metrics as (sum, count)."""
+        ...
+
+    def forward(self, micro: list[Batch]) -> list[Outputs]:
+        """Outputs without gradients and without dropout."""
+        ...
+
+    def optim_step(self) -> dict[str, float]:
+        """Clip, update, clear: ``grad_norm``, ``learning_rate`` and ``skipped`` (1.0 when nothing was updated)."""
+        ...
+
     def weights(self) -> Iterator[tuple[str, Tensor]]: ...
-    def save(self, folder: Path) -> None: ...
-    def load(self, folder: Path) -> None: ...
+    def export(self, folder: Path) -> None:
+        """Write what others open: a plain transformers folder, or a plain peft folder."""
+        ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything beside the random generators that the next step depends on: tensors and JSON."""
+        ...
+
+    def load_state(self, tensors: dict[str, Tensor], data: dict[str, Any]) -> None: ...
 
 
 class Engine(Protocol):
