@@ -37,7 +37,7 @@ SIZES = {
         sliding_window=8,
         query_pre_attn_scalar=8,
     ),
-    'gpt2': dict(n_embd=32, n_head=4, n_inner=64),
+    'gpt2': dict(n_embd=32, n_head=4, n_inner=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
 }
 LAYERS = {'gpt2': 'n_layer'}
 

@@ -274,6 +274,8 @@ class Source(Protocol):
     very next step without replaying any.
     """
 
+    epoch: float  # passes over the data that are behind us
+
     def __iter__(self) -> Iterator[list[Batch]]: ...
     def __len__(self) -> int:
         """Optimizer steps of the whole run, if known; TypeError when streaming without max_steps."""

@@ -22,8 +22,9 @@ from swift.core.types import Segments
 
 NAME = 'swift_packed'
 
-# Largest relative difference of a packed and a separate forward that the probe takes for rounding.
-PROBE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+# Largest relative difference of a packed and a separate forward that the probe takes for rounding. Models reduce
+# in fp32 inside even when their weights are fp64.
+PROBE_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 
 class Uncovered(Exception):

@@ -1,1 +1,1 @@
-"""Floor 4: the loop, optimizers, schedules, checkpoints and reports."""
+"""Floor 4: the loop, its optimizer and schedule, checkpoints, and what a run reports."""

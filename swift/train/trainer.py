@@ -1,0 +1,190 @@
+"""The training loop: one optimizer step per item of a source, with reports, evaluation, checkpoints and resumption.
+
+What it is given are values and seams (backend, objective, source); it knows no flags. The order of things within a
+step is fixed, so that a run that stopped anywhere goes on as if it had not: step, report, evaluate, save.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from swift.core.types import Batch, Objective, Source, TrainBackend
+from swift.train.track import Record, Tracker
+
+Sums = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When things happen, in optimizer steps; 0 is never. ``steps`` is the length of the run."""
+
+    steps: int
+    log: int = 5
+    log_first: bool = True
+    evaluate: int = 0
+    evaluate_first: bool = False
+    evaluate_after: int = 0
+    save: int = 500
+    save_last: bool = True
+    early_stop: int = 0  # evaluations without a gain
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands. Saved with every checkpoint as JSON."""
+
+    step: int = 0
+    tokens: int = 0
+    elapsed: float = 0.0
+    since_log: Sums = field(default_factory=dict)
+    tokens_since_log: int = 0
+    time_since_log: float = 0.0
+    best: float | None = None
+    best_step: int | None = None
+    evaluations_without_gain: int = 0
+    eval_metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Runs ``backend`` over ``source``.
+
+    Args:
+        evaluate_on: a fresh iterable of micro-batches for each evaluation, or None.
+        save: writes checkpoint ``step``: (step, progress) -> folder. It owns atomicity, rotation and links.
+        better: whether the first value of ``best_metric`` beats the second.
+        guard: called before every step and after it; raises when a signal asks to stop (see ``train.signals``).
+    """
+
+    def __init__(
+        self,
+        backend: TrainBackend,
+        objective: Objective,
+        source: Source,
+        pace: Pace,
+        *,
+        trackers: Iterable[Tracker] = (),
+        evaluate_on: Callable[[], Iterable[Batch]] | None = None,
+        save: Callable[[int, Progress], Path] | None = None,
+        best_metric: str = 'eval_loss',
+        better: Callable[[float, float], bool] = lambda new, old: new < old,
+        memory: Callable[[], float] = lambda: 0.0,
+        progress: Progress | None = None,
+    ):
+        self.backend, self.objective, self.source, self.pace = backend, objective, source, pace
+        self.trackers, self.evaluate_on, self.save = list(trackers), evaluate_on, save
+        self.best_metric, self.better, self.memory = best_metric, better, memory
+        self.at = progress or Progress()
+        self.saved_step = self.at.step
+
+    def fit(self) -> Progress:
+        """Train to the end of the pace. Resumed runs pass the progress they stopped at."""
+        if self.pace.evaluate_first and self.at.step == 0:
+            self._evaluate()
+        batches = iter(self.source)
+        while self.at.step < self.pace.steps:
+            micro = next(batches, None)
+            if micro is None:
+                break
+            self._step(micro)
+            if self._report_due():
+                self._report()
+            if self._due(self.pace.evaluate) and self.at.step >= self.pace.evaluate_after:
+                self._evaluate()
+            if self._due(self.pace.save):
+                self._save()
+            if self.pace.early_stop and self.at.evaluations_without_gain >= self.pace.early_stop:
+                break
+        if self.pace.save_last and self.saved_step != self.at.step:
+            self._save()
+        return self.at
+
+    def _step(self, micro: list[Batch]) -> None:
+        started = time.perf_counter()
+        sums = self.backend.forward_backward(micro, self.objective)
+        facts = self.backend.optim_step()
+        self.at.step += 1
+        for name, pair in sums.items():
+            _add(self.at.since_log, name, pair)
+        _add(self.at.since_log, 'grad_norm', (facts['grad_norm'], 1.0))
+        self.at.since_log['learning_rate'] = (facts['learning_rate'], 1.0)
+        tokens = sum(len(batch.input_ids) for batch in micro)
+        took = time.perf_counter() - started
+        self.at.tokens += tokens
+        self.at.tokens_since_log += tokens
+        self.at.elapsed += took
+        self.at.time_since_log += took
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and (self.at.step % every == 0 or (self.at.step == self.pace.steps))
+
+    def _report_due(self) -> bool:
+        return self._due(self.pace.log) or (self.pace.log_first and self.at.step == 1)
+
+    def _report(self) -> None:
+        at = self.at
+        record: Record = {name: float(total) / max(float(count), 1e-30) for name, (total, count) in at.since_log.items()}
+        record['tokens/s'] = at.tokens_since_log / max(at.time_since_log, 1e-9)
+        record['memory(GiB)'] = self.memory()
+        record |= self._position()
+        at.since_log, at.tokens_since_log, at.time_since_log = {}, 0, 0.0
+        self._track(record)
+
+    def _position(self) -> Record:
+        at = self.at
+        left = at.elapsed / max(at.step, 1) * (self.pace.steps - at.step)
+        return {
+            'epoch': round(self.source.epoch, 4),
+            'global_step/max_steps': f'{at.step}/{self.pace.steps}',
+            'percentage': f'{at.step / self.pace.steps:.2%}',
+            'elapsed_time': clock(at.elapsed),
+            'remaining_time': clock(left),
+        }
+
+    def _track(self, record: Record) -> None:
+        for tracker in self.trackers:
+            tracker.log(self.at.step, record)
+
+    def _evaluate(self) -> None:
+        """Metrics over the evaluation data; remembers the best."""
+        if self.evaluate_on is None:
+            return
+        sums: Sums = {}
+        for batch in self.evaluate_on():
+            outputs = self.backend.forward([batch])[0]
+            loss = self.objective(outputs, batch.to(outputs.logps.device))
+            for name, pair in loss.metrics.items():
+                _add(sums, name, pair)
+        metrics = {f'eval_{name}': total / max(count, 1e-30) for name, (total, count) in sums.items()}
+        self.at.eval_metrics = metrics
+        self._track({**metrics, **self._position()})
+        value = metrics[self.best_metric]
+        if self.at.best is None or self.better(value, self.at.best):
+            self.at.best, self.at.best_step, self.at.evaluations_without_gain = value, self.at.step, 0
+        else:
+            self.at.evaluations_without_gain += 1
+
+    def _save(self) -> None:
+        if self.save is not None:
+            self.save(self.at.step, self.at)
+            self.saved_step = self.at.step
+
+
+def _add(sums: Sums, name: str, pair: tuple[Tensor | float, Tensor | float]) -> None:
+    before = sums.get(name, (0.0, 0.0))
+    sums[name] = (before[0] + float(pair[0]), before[1] + float(pair[1]))
+
+
+def clock(seconds: float) -> str:
+    """``75 -> '1m 15s'``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, 'h'), (minutes, 'm'), (seconds, 's')]
+    while len(parts) > 1 and parts[0][0] == 0:
+        parts.pop(0)
+    return ' '.join(f'{number}{unit}' for number, unit in parts[:2])
