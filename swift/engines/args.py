@@ -40,8 +40,8 @@ class GenerationArgs:
 class EngineArgs:
     """Which engine answers, and where answers go."""
 
-    infer_backend: Literal['native', 'transformers', 'pt', 'vllm', 'sglang', 'lmdeploy'] = 'native'
-    """Engine; transformers and pt are old names of the native one."""
+    infer_backend: Literal['native'] = 'native'
+    """Engine; transformers and pt are other names of the native one."""
     max_batch_size: int = 1
     """Requests answered at once; -1 means all."""
     prompt: list[str] = field(default_factory=list)

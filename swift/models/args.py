@@ -8,9 +8,9 @@ from typing import Literal
 class QuantArgs:
     """Quantisation of the weights while they are loaded (QLoRA)."""
 
-    quant_method: Literal['bnb', 'hqq', 'eetq', 'quanto', 'fp8'] | None = None
+    quant_method: Literal['bnb'] | None = None
     """Library that quantises the weights at load time."""
-    quant_bits: Literal[1, 2, 3, 4, 8, 'float8'] | None = None
+    quant_bits: Literal[4, 8] | None = None
     """Bits per weight. Given without quant_method, bnb is meant."""
     bnb_4bit_compute_dtype: Literal['float16', 'bfloat16', 'float32'] | None = None
     """Data type of the matrix products over 4-bit weights; None takes torch_dtype."""
@@ -32,7 +32,7 @@ class ModelArgs(QuantArgs):
     """Family name of the catalogue; None recognises it by config.json."""
     model_revision: str | None = None
     """Branch, tag or commit of the hub."""
-    task_type: Literal['causal_lm', 'seq_cls', 'embedding', 'reranker', 'generative_reranker', 'decision'] | None = None
+    task_type: Literal['causal_lm'] | None = None
     """What the model's head does; None means causal_lm."""
     num_labels: int | None = None
     """Number of classes for seq_cls."""

@@ -30,7 +30,7 @@ class TrainArgs:
     """Peak learning rate; None means 1e-4 for adapters, 1e-5 for full training."""
     lr_scheduler_type: Literal[
         'linear', 'cosine', 'cosine_with_restarts', 'polynomial', 'constant', 'constant_with_warmup', 'inverse_sqrt',
-        'reduce_lr_on_plateau', 'cosine_with_min_lr', 'cosine_warmup_with_min_lr', 'warmup_stable_decay', 'greedy',
+        'cosine_with_min_lr', 'warmup_stable_decay', 'wsd',
     ] = 'cosine'  # fmt: skip
     """Course of the learning rate after the warm-up."""
     lr_scheduler_kwargs: dict | str | None = None
@@ -39,8 +39,10 @@ class TrainArgs:
     """Part of the steps in which the learning rate rises, 0 to 1."""
     warmup_steps: float = 0
     """Steps in which the learning rate rises (below 1: a part of all); overrides warmup_ratio."""
-    optim: str = 'adamw_torch_fused'
-    """Optimizer: adamw_torch_fused, adamw_torch."""
+    optim: Literal['adamw_torch_fused', 'adamw_torch', 'adamw_8bit', 'adamw_bnb_8bit', 'paged_adamw_8bit', 'sgd'] = (
+        'adamw_torch_fused'
+    )
+    """Optimizer."""
     weight_decay: float = 0.1
     """Decay of weights; biases and norms are left out."""
     adam_beta1: float = 0.9
@@ -75,7 +77,7 @@ class TrainArgs:
     """Steps or epochs before the first evaluation."""
     acc_strategy: Literal['token', 'seq'] = 'token'
     """Accuracy counts tokens, or whole answers."""
-    save_strategy: Literal['no', 'steps', 'epoch', 'best'] = 'steps'
+    save_strategy: Literal['no', 'steps', 'epoch'] = 'steps'
     """When to save a checkpoint. The last step is always saved, unless no."""
     save_steps: float = 500
     """Steps between checkpoints (below 1: a part of all)."""
@@ -105,8 +107,10 @@ class TrainArgs:
     """Report the first step too."""
     logging_dir: str | None = None
     """Folder of TensorBoard files; None means output_dir/runs."""
-    report_to: list[str] = field(default_factory=lambda: ['tensorboard'])
-    """Trackers: tensorboard, wandb, swanlab, all, none."""
+    report_to: list[Literal['tensorboard', 'wandb', 'swanlab', 'all', 'none']] = field(
+        default_factory=lambda: ['tensorboard']
+    )
+    """Trackers; the journal logging.jsonl is always written."""
     run_name: str | None = None
     """Name of the run for trackers; None means the name of its folder."""
     swanlab_token: str | None = None

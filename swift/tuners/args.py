@@ -8,10 +8,7 @@ from typing import Literal
 class TunerArgs:
     """Full, frozen in part, or adapters."""
 
-    tuner_type: Literal[
-        'lora', 'full', 'lora_llm', 'longlora', 'adalora', 'llamapro', 'adapter', 'vera', 'boft', 'fourierft', 'reft',
-        'bone', 'ia3', 'dummy',
-    ] = 'lora'  # fmt: skip
+    tuner_type: Literal['lora', 'full'] = 'lora'
     """What learns: low-rank adapters beside the weights, or the weights themselves."""
     target_modules: list[str] = field(default_factory=lambda: ['all-linear'])
     """Modules that get adapters: name endings, or all-linear, all-embedding, all-norm, all-router."""
@@ -36,7 +33,7 @@ class TunerArgs:
     use_dora: bool = False
     """DoRA: learn magnitude and direction apart."""
     init_weights: str = 'true'
-    """Start of the adapter: true, false, gaussian, pissa, pissa_niter_N, olora, loftq, lora-ga."""
+    """Start of the adapter: true, false, gaussian, pissa, pissa_niter_N, olora."""
     freeze_parameters: list[str] = field(default_factory=list)
     """Prefixes of parameter names that do not learn (full)."""
     freeze_parameters_regex: str | None = None
@@ -47,5 +44,5 @@ class TunerArgs:
     """Prefixes of parameter names that learn all the same (full)."""
     trainable_parameters_regex: str | None = None
     """Regular expression of parameter names that learn all the same (full)."""
-    tuner_backend: Literal['peft', 'unsloth'] = 'peft'
+    tuner_backend: Literal['peft'] = 'peft'
     """Library of the adapters."""
