@@ -308,8 +308,12 @@ class TrainBackend(Protocol):
         """Outputs without gradients and without dropout."""
         ...
 
-    def optim_step(self) -> dict[str, float]:
-        """Clip, update, clear: ``grad_norm``, ``learning_rate`` and ``skipped`` (1.0 when nothing was updated)."""
+    def optim_step(self, *, discard: bool = False) -> dict[str, float]:
+        """Clip, update, clear: ``grad_norm``, ``learning_rate``, ``skipped`` and ``scale_search`` (1.0 or 0.0).
+
+        ``skipped``: nothing was updated, as a gradient was not finite or ``discard`` asked for it; ``scale_search``:
+        because fp16 still looks for its loss scale.
+        """
         ...
 
     def weights(self) -> Iterator[tuple[str, Tensor]]: ...

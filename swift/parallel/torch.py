@@ -140,15 +140,15 @@ class TorchBackend:
             self.model.train()
 
     @torch.no_grad()
-    def optim_step(self) -> dict[str, float]:
-        """Clip, update masters, round them into the model. A non-finite gradient updates nothing."""
+    def optim_step(self, *, discard: bool = False) -> dict[str, float]:
+        """Clip, update masters, round them into the model. A non-finite gradient, or ``discard``, updates nothing."""
         masters = [p for p in self.masters.values() if p.grad is not None]
         if self.loss_scale != 1.0:
             for parameter in masters:
                 parameter.grad.mul_(1.0 / self.loss_scale)  # type: ignore[union-attr]
         limit = self.settings.max_grad_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(masters, limit, foreach=False)) if masters else 0.0
-        finite = math.isfinite(norm)
+        finite = math.isfinite(norm) and not discard
         rate = self._set_rates()
         if finite:
             self.optimizer.step()
@@ -157,7 +157,7 @@ class TorchBackend:
                     parameter.copy_(self.masters[name])
         for parameter in self.masters.values():
             parameter.grad = None
-        searching = self._adjust_loss_scale(finite)
+        searching = not discard and self._adjust_loss_scale(finite)
         if finite:
             self.step_count += 1
         return {

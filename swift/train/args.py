@@ -101,6 +101,10 @@ class TrainArgs:
     """Take only the weights from that checkpoint; optimizer and schedule start anew."""
     ignore_data_skip: bool = False
     """With resume_only_model: start the data anew too."""
+    resume_changed: Literal['refuse', 'allow'] = 'refuse'
+    """What to do when model, data, settings or machine are not those that wrote the checkpoint."""
+    hang_timeout: float = 1800
+    """Seconds without progress after which the run ends with exit code 75 and its stacks on disk; 0 never."""
     logging_steps: int = 5
     """Steps between report lines."""
     logging_first_step: bool = True

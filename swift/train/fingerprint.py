@@ -52,20 +52,22 @@ def of_folder(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def check(saved: dict[str, Any], now: dict[str, Any], *, allow: bool = False) -> None:
-    """Compare a checkpoint's fingerprint with this run's.
+def check(saved: dict[str, Any], now: dict[str, Any], *, allow: bool = False) -> bool:
+    """Compare a checkpoint's fingerprint with this run's, and return whether they differ.
 
     Raises:
         ConfigError: listing every difference, unless ``allow``: then each is a warning.
     """
     found = differences(saved, now)
-    if not found:
-        return
-    if allow:
-        for each in found:
-            logger.warning('resumed with a difference: %s', each)
-        return
-    raise ConfigError(
+    if found and not allow:
+        raise _refusal(found)
+    for each in found:
+        logger.warning('resumed with a difference: %s', each)
+    return bool(found)
+
+
+def _refusal(found: list[str]) -> ConfigError:
+    return ConfigError(
         [
             'this run differs from the one that wrote the checkpoint, so it could not go on as if never stopped:',
             *(f'  {each}' for each in found),

@@ -6,18 +6,26 @@ step is fixed, so that a run that stopped anywhere goes on as if it had not: ste
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from swift.core.types import Batch, Objective, Source, TrainBackend
+from swift.train import finite
+from swift.train.signals import Signals
 from swift.train.track import Record, Tracker
+from swift.train.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
 
 Sums = dict[str, tuple[float, float]]
+PATIENCE = 10
+"""A step hangs when it takes this many times as long as the slowest before it (the first one: as the budget)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,10 @@ class Progress:
     best: float | None = None
     best_step: int | None = None
     evaluations_without_gain: int = 0
+    evaluation_due: bool = False  # a signal came before it, or while it ran
     eval_metrics: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0  # steps without a finite loss or gradient
+    skipped_in_a_row: int = 0
 
 
 class Trainer:
@@ -58,7 +69,9 @@ class Trainer:
         evaluate_on: a fresh iterable of micro-batches for each evaluation, or None.
         save: writes checkpoint ``step``: (step, progress) -> folder. It owns atomicity, rotation and links.
         better: whether the first value of ``best_metric`` beats the second.
-        guard: called before every step and after it; raises when a signal asks to stop (see ``train.signals``).
+        skipped: the journal of skipped steps, ``skipped.jsonl`` of the run.
+        signals: entered by the caller, so that a signal before the first step ends the command at once.
+        watchdog: entered by the caller; the loop only tells it what moves.
     """
 
     def __init__(
@@ -75,22 +88,43 @@ class Trainer:
         better: Callable[[float, float], bool] = lambda new, old: new < old,
         memory: Callable[[], float] = lambda: 0.0,
         progress: Progress | None = None,
+        skipped: Path = Path('skipped.jsonl'),
+        signals: Signals | None = None,
+        watchdog: Watchdog | None = None,
     ):
         self.backend, self.objective, self.source, self.pace = backend, objective, source, pace
         self.trackers, self.evaluate_on, self.save = list(trackers), evaluate_on, save
         self.best_metric, self.better, self.memory = best_metric, better, memory
         self.at = progress or Progress()
-        self.saved_step = self.at.step
+        self.skipped = skipped
+        self.signals, self.watchdog = signals or Signals(), watchdog or Watchdog(Path(), budget=0)
+        self.slowest = 0.0
+        self.saved: tuple[int, Path | None] = (self.at.step, None)
 
     def fit(self) -> Progress:
-        """Train to the end of the pace. Resumed runs pass the progress they stopped at."""
-        if self.pace.evaluate_first and self.at.step == 0:
-            self._evaluate()
+        """Train to the end of the pace. Resumed runs pass the progress they stopped at.
+
+        Raises:
+            Interrupted: a signal asked to stop; the step was finished and saved.
+            NumericalError: too many steps in a row without a finite loss or gradient.
+            DiskError: a checkpoint or report could not be written.
+        """
+        with self.signals.deferred():
+            if self.at.evaluation_due or (self.pace.evaluate_first and self.at.step == 0):
+                self._evaluate()
+            self._loop()
+            if self.pace.save_last:
+                self._save()
+        return self.at
+
+    def _loop(self) -> None:
         batches = iter(self.source)
         while self.at.step < self.pace.steps:
+            self.watchdog.beat(f'waiting for the data of step {self.at.step + 1}')
             micro = next(batches, None)
             if micro is None:
                 break
+            self.watchdog.beat(f'step {self.at.step + 1}', budget=PATIENCE * (self.slowest or self.watchdog.default))
             self._step(micro)
             if self._report_due():
                 self._report()
@@ -98,27 +132,39 @@ class Trainer:
                 self._evaluate()
             if self._due(self.pace.save):
                 self._save()
+            self.signals.obey(self._save)
             if self.pace.early_stop and self.at.evaluations_without_gain >= self.pace.early_stop:
                 break
-        if self.pace.save_last and self.saved_step != self.at.step:
-            self._save()
-        return self.at
 
     def _step(self, micro: list[Batch]) -> None:
         started = time.perf_counter()
         sums = self.backend.forward_backward(micro, self.objective)
-        facts = self.backend.optim_step()
+        loss = sums['loss'][0].item()
+        facts = self.backend.optim_step(discard=not math.isfinite(loss))
         self.at.step += 1
-        for name, pair in sums.items():
-            _add(self.at.since_log, name, pair)
-        _add(self.at.since_log, 'grad_norm', (facts['grad_norm'], 1.0))
-        self.at.since_log['learning_rate'] = (facts['learning_rate'], 1.0)
+        if facts['skipped']:
+            self._skip(micro, loss, facts)
+        else:
+            self.at.skipped_in_a_row = 0
+            for name, pair in sums.items():
+                _add(self.at.since_log, name, pair)
+            _add(self.at.since_log, 'grad_norm', (facts['grad_norm'], 1.0))
+            self.at.since_log['learning_rate'] = (facts['learning_rate'], 1.0)
         tokens = sum(len(batch.input_ids) for batch in micro)
         took = time.perf_counter() - started
         self.at.tokens += tokens
         self.at.tokens_since_log += tokens
         self.at.elapsed += took
         self.at.time_since_log += took
+        self.slowest = max(self.slowest, took)
+
+    def _skip(self, micro: list[Batch], loss: float, facts: dict[str, float]) -> None:
+        if facts['scale_search']:  # fp16 looks for its loss scale by overflowing
+            return
+        self.at.skipped += 1
+        self.at.skipped_in_a_row += 1
+        in_a_row = self.at.skipped_in_a_row
+        finite.skip(self.skipped, self.at.step, micro, loss=loss, grad_norm=facts['grad_norm'], in_a_row=in_a_row)
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self.at.step % every == 0 or (self.at.step == self.pace.steps))
@@ -128,7 +174,9 @@ class Trainer:
 
     def _report(self) -> None:
         at = self.at
-        record: Record = {name: float(total) / max(float(count), 1e-30) for name, (total, count) in at.since_log.items()}
+        record: Record = {name: total / max(count, 1e-30) for name, (total, count) in at.since_log.items()}
+        if at.skipped:
+            record['skipped_steps'] = at.skipped
         record['tokens/s'] = at.tokens_since_log / max(at.time_since_log, 1e-9)
         record['memory(GiB)'] = self.memory()
         record |= self._position()
@@ -151,28 +199,38 @@ class Trainer:
             tracker.log(self.at.step, record)
 
     def _evaluate(self) -> None:
-        """Metrics over the evaluation data; remembers the best."""
+        """Metrics over the evaluation data; remembers the best. Put off until the run goes on when asked to stop."""
         if self.evaluate_on is None:
             return
+        self.at.evaluation_due = True
         sums: Sums = {}
         for batch in self.evaluate_on():
+            if self.signals.stop is not None:
+                return
+            self.watchdog.beat(f'evaluation after step {self.at.step}')
             outputs = self.backend.forward([batch])[0]
             loss = self.objective(outputs, batch.to(outputs.logps.device))
             for name, pair in loss.metrics.items():
                 _add(sums, name, pair)
-        metrics = {f'eval_{name}': total / max(count, 1e-30) for name, (total, count) in sums.items()}
+        self.at.evaluation_due = False
+        found = {f'eval_{name}': total / max(count, 1e-30) for name, (total, count) in sums.items()}
+        metrics = {name: value for name, value in found.items() if math.isfinite(value)}
+        if lost := sorted(found.keys() - metrics.keys()):
+            logger.warning('evaluation after step %d: %s not finite', self.at.step, ', '.join(lost))
         self.at.eval_metrics = metrics
         self._track({**metrics, **self._position()})
-        value = metrics[self.best_metric]
-        if self.at.best is None or self.better(value, self.at.best):
+        value = metrics.get(self.best_metric)
+        if value is not None and (self.at.best is None or self.better(value, self.at.best)):
             self.at.best, self.at.best_step, self.at.evaluations_without_gain = value, self.at.step, 0
         else:
             self.at.evaluations_without_gain += 1
 
-    def _save(self) -> None:
-        if self.save is not None:
-            self.save(self.at.step, self.at)
-            self.saved_step = self.at.step
+    def _save(self) -> Path | None:
+        """Save this step unless it is saved; returns its checkpoint, or None for a run that saves nothing."""
+        if self.save is not None and self.saved[0] != self.at.step:
+            self.watchdog.beat(f'saving step {self.at.step}')
+            self.saved = self.at.step, self.save(self.at.step, self.at)
+        return self.saved[1]
 
 
 def _add(sums: Sums, name: str, pair: tuple[Tensor | float, Tensor | float]) -> None:

@@ -41,9 +41,9 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         self._over.set()
 
-    def beat(self, phase: str, *, budget: float | None = None) -> None:
-        """Say that something moved, and what comes next; ``budget`` seconds for it if it may take long."""
-        self.phase, self.budget, self.idle = phase, budget or self.default, 0.0
+    def beat(self, phase: str, *, budget: float = 0.0) -> None:
+        """Say that something moved, and what comes next; ``budget`` seconds for it if that may take longer."""
+        self.phase, self.budget, self.idle = phase, max(budget, self.default), 0.0
 
     def _watch(self) -> None:
         tick = self.default / CHECKS
