@@ -45,6 +45,16 @@ class TemplateError(SwiftError):
     exit_code = 2
 
 
+class RequestError(SwiftError):
+    """One request cannot be answered as it was asked. ``param`` names the field that is wrong."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, param: str | None = None):
+        super().__init__(message)
+        self.param = param
+
+
 class ModelError(SwiftError):
     """A model folder or hub id cannot be loaded."""
 

@@ -1,0 +1,11 @@
+"""Answers by transformers itself: batched, KV-cached, streaming, with several adapters.
+
+engine.py     submit, stream, abort ...   the seam, and the validation of requests
+worker.py     the thread                  calls between steps, and what happens when it ends
+scheduler.py  step                        which answers get a token now
+runner.py     prefill, decode             the model's forward pass;  adapters.py  peft
+cache.py      select, trim, join          rows of the KV cache
+sample.py     choose                      logits become tokens
+answer.py     accept                      a token joins its answer;  text.py  tokens become text
+api.py        TransformersEngine          messages in, chat completions out
+"""

@@ -1,0 +1,110 @@
+"""One request on its way through the engine, and the answers (choices) that grow from its prompt."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from swift.core.types import Piece, Request, TokenLogprob
+from swift.engines.native.sample import Draw
+from swift.engines.native.text import Detokenizer, StopFinder
+
+Finish = Literal['stop', 'length', 'abort']
+Deliver = Callable[[Piece | BaseException | None], None]
+"""Where pieces go. An exception or None is the last thing delivered."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request and its waiter. It is open until every answer has ended, or one failure ended them all."""
+
+    request: Request
+    deliver: Deliver
+    answers: list[Answer] = field(default_factory=list)  # those that have not ended
+    closed: bool = False
+
+    def close(self, last: BaseException | None = None) -> None:
+        """Tell the waiter that nothing more comes. A waiter that is gone cannot be told, and that is all right."""
+        self.closed = True
+        self.answers = []
+        with contextlib.suppress(Exception):
+            self.deliver(last)
+
+
+@dataclass(eq=False)
+class Answer:
+    """Choice ``index`` of a request: how it draws, what it has said, and whether it may go on."""
+
+    ticket: Ticket
+    index: int
+    draw: Draw
+    text: Detokenizer
+    stops: StopFinder
+    limit: int  # tokens
+    stop_ids: frozenset[int]
+    count: int = 0
+    last: int = 0  # the token to feed next
+    _ids: list[int] = field(default_factory=list)  # since the last piece
+    _logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def accept(self, token: int, logprob: TokenLogprob | None) -> bool:
+        """Take the next token and deliver what can be shown. Returns whether the answer goes on."""
+        self.last = token
+        self.count += 1
+        self.draw.note(token)
+        self._ids.append(token)
+        if logprob is not None:
+            self._logprobs.append(logprob)
+        if token in self.stop_ids:
+            return self.end('stop')
+        shown, stopped = self.stops.push(self.text.push(token))
+        if stopped:
+            return self._deliver(shown, 'stop')
+        if self.count >= self.limit:
+            return self.end('length', shown)
+        if shown:
+            self._deliver(shown)
+        return True
+
+    def end(self, finish: Finish, shown: str = '') -> bool:
+        """Deliver ``shown``, what was held back, and the reason for the end. Returns False."""
+        rest, stopped = self.stops.push(self.text.flush())
+        if stopped:
+            return self._deliver(shown + rest, 'stop')
+        return self._deliver(shown + rest + self.stops.flush(), finish)
+
+    def _deliver(self, text: str, finish: Finish | None = None) -> bool:
+        self.ticket.deliver(Piece(self.index, text, tuple(self._ids), tuple(self._logprobs), finish))
+        self._ids, self._logprobs = [], []
+        return finish is None
+
+
+def open_ticket(
+    request: Request,
+    deliver: Deliver,
+    *,
+    decode: Callable[[Sequence[int]], str],
+    stop_ids: frozenset[int],
+    max_model_len: int,
+    vocabulary: int,
+    device: torch.device,
+) -> Ticket:
+    """A request with its ``n`` answers before their first token."""
+    ticket, sampling = Ticket(request, deliver), request.sampling
+    ticket.answers = [
+        Answer(
+            ticket,
+            index,
+            Draw.start(sampling, index, request.prompt_ids, vocabulary, device),
+            Detokenizer(decode),
+            StopFinder(sampling.stop),
+            limit=min(sampling.max_tokens, max_model_len - len(request.prompt_ids)),
+            stop_ids=stop_ids | frozenset(sampling.stop_ids),
+        )
+        for index in range(sampling.n)
+    ]
+    return ticket

@@ -1,0 +1,204 @@
+"""The native engine: answers with any causal LM of transformers, many requests at a time.
+
+One thread owns the model; callers talk to it through a queue. ``submit`` gives an asynchronous iterator, ``stream`` a
+plain one. Whatever goes wrong is raised where the answer is awaited; a dead engine refuses requests and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import queue
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from swift.core.errors import ModelError, RequestError, SwiftError, did_you_mean
+from swift.core.types import Piece, Request, Sampling
+from swift.engines.native.answer import Deliver
+from swift.engines.native.runner import Runner
+from swift.engines.native.scheduler import Limits, Scheduler
+from swift.engines.native.worker import Worker
+
+
+class NativeEngine:
+    """Implements ``core.types.Engine``.
+
+    Args:
+        model: In memory, on its device; wrapped by peft or not.
+        decode: Text of token ids, without control tokens.
+        stop_ids: Tokens that end every answer.
+        limits: Sizes of the batch and of the context.
+        seed: Makes requests without a seed repeatable if they come in the same order; None draws afresh.
+
+    Raises:
+        ModelError: the architecture cannot decode with a cache.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        decode: Callable[[Sequence[int]], str],
+        stop_ids: Iterable[int] = (),
+        limits: Limits,
+        seed: int | None = None,
+    ):
+        runner = Runner(model)
+        generator = torch.Generator(runner.device)
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        self._scheduler = Scheduler(
+            runner, decode=decode, stop_ids=frozenset(stop_ids), limits=limits, generator=generator
+        )
+        self._worker = Worker(self._scheduler)
+        self._dropped = weakref.finalize(self, _stop_quietly, self._worker)  # frees the model
+
+    # --------------------------------------------------------------------------------------------------- requests
+    def submit(self, request: Request) -> AsyncIterator[Piece]:
+        """Queue a request now. Leaving the iterator early, or cancelling its task, aborts the request.
+
+        Raises:
+            RequestError: the request is not valid.
+            SwiftError: the engine is closed or dead; while iterating: whatever the request failed with.
+        """
+        pieces: asyncio.Queue = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        self._enqueue(request, lambda item: loop.call_soon_threadsafe(pieces.put_nowait, item))
+        return self._relay(request.id, pieces)
+
+    async def _relay(self, id: str, pieces: asyncio.Queue) -> AsyncIterator[Piece]:
+        with self._aborting(id):
+            while (item := await pieces.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+
+    def stream(self, request: Request) -> Iterator[Piece]:
+        """``submit`` for callers without an event loop."""
+        pieces: queue.SimpleQueue = queue.SimpleQueue()
+        self._enqueue(request, pieces.put)
+        return self._drain(request.id, pieces)
+
+    def _drain(self, id: str, pieces: queue.SimpleQueue) -> Iterator[Piece]:
+        with self._aborting(id):
+            while (item := pieces.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+
+    @contextlib.contextmanager
+    def _aborting(self, id: str) -> Iterator[None]:
+        """Abort the request if its waiter leaves before the end."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(SwiftError):
+                self.abort(id)
+            raise
+
+    def _enqueue(self, request: Request, deliver: Deliver) -> None:
+        check(request, self._scheduler)
+        added = self._worker.call(lambda: self._scheduler.add(request, deliver))
+        added.add_done_callback(lambda future: future.exception() and deliver(future.exception()))
+
+    def abort(self, id: str) -> None:
+        """End a request at the next step: its open answers finish with ``abort``. Unknown ids are fine."""
+        self._worker.call(lambda: self._scheduler.abort(id))
+
+    # ---------------------------------------------------------------------------------------------------- weights
+    def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Overwrite weights between two steps; answers under way go on with the new ones.
+
+        Raises:
+            ModelError: a name or shape is not the model's; the weights before it are overwritten.
+        """
+        self._worker.call(lambda: self._scheduler.runner.update(weights)).result()
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names that requests can give as their adapter."""
+        return self._scheduler.runner.adapters
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Put the peft adapter in ``path`` beside the others. Raises ModelError."""
+        self._worker.call(lambda: self._scheduler.runner.load_adapter(name, path)).result()
+
+    def unload_adapter(self, name: str) -> None:
+        """Take an adapter off. Raises ModelError, also while requests use it."""
+        self._worker.call(lambda: self._unload(name)).result()
+
+    def _unload(self, name: str) -> None:
+        if users := self._scheduler.uses(name):
+            raise ModelError(f'adapter {name!r} answers {users} requests; unload it when they have ended')
+        self._scheduler.runner.unload_adapter(name)
+
+    # ------------------------------------------------------------------------------------------------------- life
+    def stats(self) -> dict[str, float]:
+        """Counters since the start (accepted = finished + aborted + failed + open), and what is going on now."""
+        scheduler = self._scheduler
+        return {
+            **scheduler.counts,
+            'open': len(scheduler.tickets),
+            'running': scheduler.running,
+            'waiting': len(scheduler.waiting),
+            'step_age': time.monotonic() - scheduler.heartbeat if scheduler.busy else 0.0,
+        }
+
+    def close(self) -> None:
+        """Abort what is open and end the thread. Raises HangError if it does not end."""
+        _stop_quietly(self._worker)
+        self._worker.wait()
+
+
+def _stop_quietly(worker: Worker) -> None:
+    with contextlib.suppress(SwiftError):  # it has ended before
+        worker.ask_to_stop()
+
+
+# ------------------------------------------------------------------------------------------------------ validation
+RANGES: dict[str, tuple[Callable[[Sampling], bool], str]] = {
+    'max_tokens': (lambda s: s.max_tokens >= 1, 'at least 1'),
+    'temperature': (lambda s: 0 <= s.temperature < math.inf, '0 (greedy) or more'),
+    'top_k': (lambda s: s.top_k >= -1, '1 or more; 0 or -1 for all'),
+    'top_p': (lambda s: 0 < s.top_p <= 1, 'above 0, at most 1'),
+    'min_p': (lambda s: 0 <= s.min_p <= 1, '0 to 1'),
+    'repetition_penalty': (lambda s: 0 < s.repetition_penalty < math.inf, 'above 0'),
+    'presence_penalty': (lambda s: math.isfinite(s.presence_penalty), 'a finite number'),
+    'frequency_penalty': (lambda s: math.isfinite(s.frequency_penalty), 'a finite number'),
+    'seed': (lambda s: s.seed is None or 0 <= s.seed < 2**63, '0 or more, below 2**63'),
+    'logprobs': (lambda s: s.logprobs is None or s.logprobs >= 0, '0 or more'),
+    'n': (lambda s: s.n >= 1, 'at least 1'),
+}
+
+
+def check(request: Request, scheduler: Scheduler) -> None:
+    """Refuse what could not be answered, before it meets other requests in a batch. Raises RequestError."""
+    for name, (valid, wanted) in RANGES.items():
+        if not valid(request.sampling):
+            raise RequestError(f'{name} is {getattr(request.sampling, name)!r}; it must be {wanted}', param=name)
+    ids, longest = request.prompt_ids, scheduler.limits.max_model_len - 1
+    if not ids:
+        raise RequestError('the prompt is empty', param='prompt')
+    if len(ids) > longest:
+        raise RequestError(
+            f'the prompt has {len(ids)} tokens; with room for one token of answer the model takes {longest}. '
+            'Shorten it, or raise --max_model_len if the model allows',
+            param='prompt',
+        )
+    if not 0 <= min(ids) <= max(ids) < scheduler.runner.vocabulary:
+        raise RequestError(f'the prompt has token ids outside 0 to {scheduler.runner.vocabulary - 1}', param='prompt')
+    known = scheduler.runner.adapters
+    if request.adapter is not None and request.adapter not in known:
+        raise RequestError(
+            f'adapter {request.adapter!r} is not loaded{did_you_mean(request.adapter, known)} '
+            f'Loaded: {", ".join(known) or "none"}',
+            param='adapter',
+        )

@@ -1,0 +1,122 @@
+"""The model's forward pass over a batch that is padded at the left.
+
+Shapes: ``B`` rows, ``L`` columns (the longest row), ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from swift.core.errors import ModelError, did_you_mean
+from swift.engines.native import adapters
+from swift.engines.native import cache as kv
+
+UNKNOWN = object()
+CACHE_NAMES = ('past_key_values', 'cache_params')  # attention and hybrid models; pure state-space models
+
+
+class Runner:
+    """A transformers causal LM and the adapters on it. Not thread-safe: one thread owns it."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model.eval()
+        base = self._base()
+        self._accepts = frozenset(inspect.signature(base.forward).parameters)
+        caches = [name for name in CACHE_NAMES if name in self._accepts]
+        if not caches or not base._supports_default_dynamic_cache() or base.config.is_encoder_decoder:
+            raise ModelError(f'{type(base).__name__}: the native engine cannot answer with this architecture yet')
+        self._cache_name = caches[0]
+        self.config = base.config
+        self._active: object = UNKNOWN  # str | None, once known
+        empty = kv.make(self.config)
+        self.joinable = kv.joinable(empty)
+        self.pads_prompts = self.joinable and not kv.recurrent(empty)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return self.config.get_text_config(decoder=True).vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return self.model.get_input_embeddings().weight.device
+
+    # ---------------------------------------------------------------------------------------------------- forward
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Cache]:
+        """Logits [B, V] after each prompt, and the cache that holds them."""
+        lengths = [len(prompt) for prompt in prompts]
+        width = max(lengths)
+        rows = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        positions = [[max(0, j - width + n) for j in range(width)] for n in lengths]
+        cache = kv.make(self.config)
+        return self._forward(rows, positions, lengths, cache), cache
+
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int], cache: Cache) -> Tensor:
+        """Logits [B, V] after one more token per row; ``lengths`` are those before it."""
+        grown = [length + 1 for length in lengths]
+        return self._forward([[token] for token in tokens], [[length] for length in lengths], grown, cache)
+
+    def _forward(self, rows: list, positions: list, lengths: Sequence[int], cache: Cache) -> Tensor:
+        columns = torch.arange(max(lengths) - 1, -1, -1)  # distance from the right end
+        mask = (columns < torch.tensor(lengths)[:, None]).long()  # [B, L]
+        inputs = {
+            'input_ids': torch.tensor(rows),
+            'attention_mask': mask,
+            'position_ids': torch.tensor(positions),
+        }
+        inputs = {name: value.to(self.device) for name, value in inputs.items() if name in self._accepts}
+        if 'logits_to_keep' in self._accepts:
+            inputs['logits_to_keep'] = 1
+        return self.model(**inputs, **{self._cache_name: cache}, use_cache=True).logits[:, -1]
+
+    # --------------------------------------------------------------------------------------------------- adapters
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that are loaded."""
+        return tuple(getattr(self.model, 'peft_config', ()))
+
+    def use(self, adapter: str | None) -> None:
+        """Answer with ``adapter`` from now on."""
+        if adapter != self._active and self.adapters:
+            adapters.activate(self.model, adapter)
+        self._active = adapter
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Put one more adapter on the model. Raises ModelError."""
+        self._active = UNKNOWN
+        self.model = adapters.attach(self.model, name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        """Take an adapter off. Raises ModelError."""
+        self._active = UNKNOWN
+        self.model = adapters.detach(self.model, name)
+
+    # ---------------------------------------------------------------------------------------------------- weights
+    def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Overwrite weights, named as in the model without adapters (or as in peft, for those of an adapter).
+
+        Raises:
+            ModelError: there is no such weight, or it has another shape. Those before it are overwritten.
+        """
+        ours = {
+            name.removeprefix('base_model.model.').replace('.base_layer.', '.'): value
+            for name, value in self.model.state_dict().items()
+        }
+        for name, value in weights:
+            if name not in ours:
+                raise ModelError(f'update: the model has no weight {name!r}{did_you_mean(name, ours)}')
+            if ours[name].shape != value.shape:
+                raise ModelError(f'update: {name} is {tuple(ours[name].shape)}, not {tuple(value.shape)}')
+            ours[name].copy_(value)
+
+    def _base(self) -> nn.Module:
+        from peft import PeftModel
+
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
