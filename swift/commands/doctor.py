@@ -16,11 +16,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from swift.core.table import table
 from swift.hub import cache
 from swift.plan.hardware import GB, Machine, look
+
+if TYPE_CHECKING:
+    from swift.commands.configs import DoctorConfig
 
 OLDEST, TOO_NEW = (3, 11), (3, 15)
 MARKS = {'ok': '✓', 'note': '·', 'warn': '!', 'bad': '✗'}
@@ -50,11 +53,11 @@ def examine(machine: Machine, environ: Mapping[str, str]) -> Iterator[Finding]:
     yield _network(environ)
 
 
-def run(*, as_json: bool = False) -> int:
+def main(config: DoctorConfig) -> int:
     """Print the report. Returns 1 if a finding is bad, else 0."""
     findings = list(examine(look(), os.environ))
     bad = [finding for finding in findings if finding.status == 'bad']
-    if as_json:
+    if config.doctor.json:
         print(json.dumps({'ok': not bad, 'findings': [asdict(finding) for finding in findings]}, indent=1))
     else:
         print('\n'.join(report(findings)))
