@@ -188,7 +188,11 @@ def delete(folder: Path) -> None:
     with _explained(folder):
         temp = _temp_name(folder)
         fs.rename(folder, temp)
-        fs.sync(folder.parent)
+        try:
+            fs.sync(folder.parent)
+        except OSError:
+            fs.rename(temp, folder)
+            raise
         _delete(temp)
 
 
@@ -428,7 +432,9 @@ def _alive(temp: Path) -> Iterator[None]:
 
 
 def _is_alive(temp: Path) -> bool:
-    descriptor = os.open(temp, os.O_RDONLY | os.O_NOFOLLOW)
+    if temp.is_symlink() or not temp.is_dir():
+        return False
+    descriptor = os.open(temp, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False

@@ -263,6 +263,7 @@ def test_the_next_owner_cleans_what_a_crash_left_but_not_what_is_being_written(t
     (tmp_path / f'{files.TEMP}checkpoint-1-dead').mkdir()
     (tmp_path / f'{files.TEMP}checkpoint-1-dead' / 'half').write_text('x')
     (tmp_path / f'{files.TEMP}args.json-dead').write_text('x')
+    (tmp_path / f'{files.TEMP}last-dead').symlink_to('checkpoint-1')
     with files.commit(tmp_path / 'merged') as temp:
         with files.lock(tmp_path):
             assert names(tmp_path) == {files.LOCK, temp.name}
