@@ -18,18 +18,6 @@ from swift.core.flags import SECRET, flags_of, groups_of
 from swift.core.layers import Given, Report, from_argv, from_environment, from_file
 from swift.core.vocabulary import Alias, Vocabulary
 
-PRECEDENCE = {
-    'en': (
-        'A value is taken from the first of these that gives it: flags of the command line;',
-        'files, the last one first; environment variables;',
-        'args.json of the checkpoint; the defaults shown here.',
-    ),
-    'zh': (
-        '每个值取自下列来源中最先给出它的一个：命令行参数；',
-        '配置文件（后面的优先）；环境变量；',
-        '检查点中的 args.json；此处所列的默认值。',
-    ),
-}
 BARE = re.compile(r'[A-Za-z_./][\w./-]*')  # text that YAML needs no quotes for
 AMBIGUOUS = frozenset({'null', 'none', 'true', 'false', 'yes', 'no', 'on', 'off', 'y', 'n'})
 
@@ -41,7 +29,7 @@ class Config:
     """Base of the verbs' dataclasses, whose other fields are the groups of flags that the rooms keep in ``args.py``.
 
     ``sources`` says for every flag where its value came from, ``notes`` what the user should hear once, ``environ``
-    holds the ENV section of the files.
+    holds the ENV section of the files. ``ready`` is set once all of that was acted upon.
     """
 
     verb: ClassVar[str] = ''
@@ -51,6 +39,7 @@ class Config:
     sources: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     environ: dict[str, str] = field(default_factory=dict)
+    ready: bool = False
 
     def __post_init__(self) -> None:
         for name, flag in flags_of(type(self)).items():
@@ -58,9 +47,9 @@ class Config:
             if name in self.defaults and self.get(name) == flag.plain:
                 self.put(name, flag.default, 'default')
 
-    def inherit(self, given: set[str]) -> dict[str, tuple[Any, str]]:
-        """What a checkpoint brings, name -> (value, source). ``given`` holds the flags that somebody gave."""
-        return {}
+    def inherit(self, given: set[str]) -> list[Given]:
+        """Settings that a checkpoint brings. ``given`` holds the flags that somebody gave."""
+        return []
 
     def derive(self) -> None:
         """Fill values that follow from others."""
@@ -102,7 +91,7 @@ def parse(kind: type[C], argv: Sequence[str], vocabulary: Vocabulary, environ: M
     variables = from_environment({**environ, **config.environ}, vocabulary)
     reader.take([given for given in variables if reader.knows(given.name)])
     reader.take([*settings, *words])
-    return _settle(config, reader, report)
+    return _complete(config, reader)
 
 
 def from_values(kind: type[C], values: Mapping[str, Any], vocabulary: Vocabulary, source: str = 'python') -> C:
@@ -110,38 +99,33 @@ def from_values(kind: type[C], values: Mapping[str, Any], vocabulary: Vocabulary
     report = Report()
     reader = _Reader(kind, vocabulary, report)
     reader.take([Given(name, (value,), name, source) for name, value in values.items()])
-    return _settle(kind(), reader, report)
+    return _complete(kind(), reader)
 
 
-def settle(config: C) -> C:
-    """Derive and check a configuration that somebody built from its groups. Raises ConfigError."""
-    given = {name for name, flag in flags_of(type(config)).items() if config.get(name) != flag.default}
-    for name in given:
-        config.sources[name] = 'python'
-    return _complete(config, given, Report())
+def settle(config: C, vocabulary: Vocabulary) -> C:
+    """Check and complete a configuration that somebody built from its groups. Raises ConfigError."""
+    flags = flags_of(type(config))
+    changed = {name: config.get(name) for name, flag in flags.items() if config.get(name) != flag.default}
+    return from_values(type(config), changed, vocabulary)
 
 
-def _settle(config: C, reader: _Reader, report: Report) -> C:
-    for name, (value, source) in reader.values.items():
-        config.put(name, value, source)
-    _complete(config, set(reader.values) | report.broken, report)
-    config.notes[:0] = [*report.notes, *reader.summary()]
-    return config
-
-
-def _complete(config: C, given: set[str], report: Report) -> C:
-    """Inherit from the checkpoint, derive, check."""
+def _complete(config: C, reader: _Reader) -> C:
+    """Put the values in, inherit from the checkpoint, derive, check."""
+    report = reader.report
+    given = reader.values.keys() | report.broken
+    reader.put_into(config)
     try:
-        for name, (value, source) in config.inherit(given).items():
-            config.put(name, value, source)
+        reader.take(config.inherit(given))
     except ConfigError as error:
         report.problems += error.problems
+    reader.put_into(config)
     config.derive()
     for name, text in config.check():
         if name not in report.broken:
             report.problem(text)
     if report.problems:
         raise ConfigError(report.problems)
+    config.notes[:0] = [*report.notes, *reader.summary()]
     return config
 
 
@@ -167,6 +151,12 @@ class _Reader:
         for setting in settings:
             if (given := self._resolve(setting)) is not None:
                 self._read(given)
+
+    def put_into(self, config: Config) -> None:
+        """Move what was read into the configuration."""
+        for name, (value, source) in self.values.items():
+            config.put(name, value, source)
+        self.values.clear()
 
     def summary(self) -> list[str]:
         """One line that names every flag that was accepted without effect."""

@@ -34,6 +34,14 @@ WANTED = {
     'json': 'JSON text or a JSON file',
     'bool|str': 'true, false or a file',
 }
+PLACEHOLDER = {
+    'bool': 'true|false',
+    'int': 'INT',
+    'float': 'FLOAT',
+    'str': 'TEXT',
+    'json': 'JSON',
+    'bool|str': '[FILE]',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +81,11 @@ class Kind:
             return cls(text, optional=optional)
         return cls('str', choices=tuple(text.split('|')), optional=optional)
 
-    def __str__(self) -> str:
-        inner = '|'.join(map(str, self.choices)) if self.choices else self.base
-        return f'list of {inner}' if self.many else inner
+    @property
+    def placeholder(self) -> str:
+        """What stands for the value in the help."""
+        inner = '|'.join(map(str, self.choices)) if self.choices else PLACEHOLDER[self.base]
+        return f'{inner} ...' if self.many else inner
 
     def read_words(self, words: Sequence[str]) -> Any:
         """The value of what stood after a flag on the command line. Raises ValueError saying what was expected."""

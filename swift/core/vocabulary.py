@@ -72,7 +72,7 @@ class Vocabulary:
         return self.paths.get(path) or self.paths.get(f'{path.rpartition(".")[0]}.*')
 
 
-def table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[dict[str, str]]:
     """The lines of a tab-separated table as dictionaries of its heading."""
     heading, *lines = path.read_text(encoding='utf-8').splitlines()
     names = heading.split('\t')
@@ -82,7 +82,7 @@ def table(path: Path) -> list[dict[str, str]]:
 @cache
 def _rows(path: Path, verb: str) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {}
-    for line in table(path):
+    for line in read_table(path):
         verbs = tuple(line['verbs'].split(','))
         if verb not in verbs:
             continue

@@ -60,11 +60,3 @@ class DataArgs:
     """binpack fills best, sequential keeps the order of the rows."""
     max_tokens_per_batch: int | None = None
     """Split micro-batches so that none holds more tokens; the step stays the same."""
-    padding_free: bool = False
-    """Accepted: batches are always laid end to end without padding."""
-    lazy_tokenize: bool | None = None
-    """Accepted: rows are tokenised once, into a store on disk."""
-    dataset_num_proc: int = 1
-    """Accepted: rows are read and tokenised by as many workers as help."""
-    load_from_cache_file: bool = False
-    """Accepted: the token store is reused whenever data, tokenizer, template and code are the same."""

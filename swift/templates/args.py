@@ -18,8 +18,6 @@ class TemplateArgs:
     """Samples longer than max_length: left out, cut left or right, split (pt only), or an error; None means delete."""
     loss_scale: str = 'default'
     """Loss weights: default, last_round or all, then +rules (ignore_empty_think, hermes, react ...) or a JSON file."""
-    is_binary_loss_scale: bool | None = None
-    """Accepted: weights are weights here, 0 and 1 among them."""
     enable_thinking: bool | None = None
     """Let a hybrid model think before it answers; None leaves it to the template."""
     preserve_thinking: bool | None = None

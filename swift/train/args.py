@@ -85,8 +85,6 @@ class TrainArgs:
     """Checkpoints kept; best and last always are."""
     save_only_model: bool = False
     """Leave out optimizer and data state: smaller, but training cannot go on from it."""
-    create_checkpoint_symlink: bool = False
-    """Accepted: output_dir/best and output_dir/last are always there."""
     load_best_model_at_end: bool = False
     """Let last be the best checkpoint when training ends."""
     metric_for_best_model: str | None = None

@@ -1,0 +1,62 @@
+"""``SftArguments(model=..., dataset=[...])`` and its kin: every flag of a verb as a keyword, flat.
+
+Made from the verbs' configurations and the table of established flags, so that they can never lack a flag. They are
+inert; ``sft_main(SftArguments(...))`` reads, derives and checks what was given, as the command line does.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any, Self
+
+from swift.commands import inherit
+from swift.commands.configs import CONFIGS
+from swift.commands.names import VOCABULARY
+from swift.core.errors import ConfigError
+from swift.core.flags import flags_of
+
+
+class FlatArguments:
+    """Base of the flat dataclasses."""
+
+    @classmethod
+    def from_pretrained(cls, checkpoint_dir: str, **changes: Any) -> Self:
+        """The arguments that a checkpoint was trained with, out of its args.json.
+
+        Raises:
+            ConfigError: there is no args.json in the folder or beside it.
+        """
+        found = inherit.find(str(checkpoint_dir))
+        if found is None or not found.args:
+            raise ConfigError(f'{checkpoint_dir}: there is no args.json in this folder or above it')
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {name: value for name, value in found.args.items() if name in known and value is not None}
+        holder = 'adapters' if found.is_adapter else 'model'
+        return cls(**{**values, holder: [str(found.folder)] if found.is_adapter else str(found.folder), **changes})
+
+
+def _flat(name: str, verb: str) -> type[FlatArguments]:
+    """The flat dataclass of a verb."""
+    config = CONFIGS[verb]
+    defaults = {flag.name: flag.default for flag in flags_of(config).values()}
+    for rows in VOCABULARY.rows(config.like or verb).values():
+        defaults.update({row.name: row.default for row in rows if row.kind is not None})
+    fields = [
+        (flag, Any, dataclasses.field(default_factory=lambda value=value: copy.deepcopy(value)))
+        for flag, value in defaults.items()
+    ]
+    made = dataclasses.make_dataclass(
+        name, fields, bases=(FlatArguments,), namespace={'__module__': __name__}, kw_only=True
+    )
+    made.__doc__ = f'Every flag of swift {verb} as a keyword.'
+    return made
+
+
+SftArguments = _flat('SftArguments', 'sft')
+PretrainArguments = _flat('PretrainArguments', 'pt')
+InferArguments = _flat('InferArguments', 'infer')
+ExportArguments = _flat('ExportArguments', 'export')
+BaseArguments = _flat('BaseArguments', 'infer')
+
+__all__ = ['BaseArguments', 'ExportArguments', 'FlatArguments', 'InferArguments', 'PretrainArguments', 'SftArguments']

@@ -1,0 +1,193 @@
+"""What must hold before anything heavy starts: numbers in range, files that exist, combinations that can work.
+
+Each check yields (flag, text): the text says what is wrong and what to do, the flag keeps a value that is already
+reported from being reported twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from swift.commands.inherit import split_adapter
+from swift.core.config import Config
+from swift.core.errors import did_you_mean
+from swift.core.flags import flags_of
+
+Problems = Iterator[tuple[str, str]]
+
+# Flag -> smallest and largest value; None is open.
+RANGES: dict[str, tuple[float, float | None]] = {
+    'split_dataset_ratio': (0, 1),
+    'max_rejected': (0, 1),
+    'shuffle_buffer_size': (1, None),
+    'packing_length': (1, None),
+    'max_tokens_per_batch': (1, None),
+    'max_length': (1, None),
+    'max_model_len': (1, None),
+    'lora_rank': (1, None),
+    'lora_dropout': (0, 1),
+    'lorap_lr_ratio': (0, None),
+    'freeze_parameters_ratio': (0, 1),
+    'num_train_epochs': (0, None),
+    'max_epochs': (1, None),
+    'per_device_train_batch_size': (1, None),
+    'per_device_eval_batch_size': (1, None),
+    'gradient_accumulation_steps': (1, None),
+    'learning_rate': (0, None),
+    'warmup_ratio': (0, 1),
+    'warmup_steps': (0, None),
+    'weight_decay': (0, None),
+    'adam_beta1': (0, 1),
+    'adam_beta2': (0, 1),
+    'adam_epsilon': (0, None),
+    'max_grad_norm': (0, None),
+    'neftune_noise_alpha': (0, None),
+    'logging_steps': (1, None),
+    'early_stop_interval': (1, None),
+    'max_new_tokens': (1, None),
+    'temperature': (0, None),
+    'top_p': (0, 1),
+    'min_p': (0, 1),
+    'top_logprobs': (0, 20),
+    'write_batch_size': (1, None),
+    'parity_kl': (0, None),
+    'parity_top1': (0, 1),
+}
+# Flags that name local files or folders, or hub ids.
+PATHS = ('model', 'adapters', 'dataset', 'val_dataset', 'custom_dataset_info', 'external_plugins', 'template', 'system',
+         'loss_scale', 'new_special_tokens', 'resume_from_checkpoint')  # fmt: skip
+DATA_FILES = ('.jsonl', '.json', '.csv', '.tsv', '.parquet', '.txt', '.gguf', '.jinja', '.py', '.yaml', '.arrow')
+# What has no effect unless something else is set: flags, when they have one, what to set.
+POINTLESS = (
+    (('packing_length', 'packing_strategy'), lambda c: c.data.packing, 'without --packing true'),
+    (
+        ('freeze_parameters', 'freeze_parameters_regex', 'freeze_parameters_ratio', 'trainable_parameters',
+         'trainable_parameters_regex'),
+        lambda c: c.tuner.tuner_type == 'full',
+        'without --tuner_type full',
+    ),
+    (
+        ('lora_rank', 'lora_alpha', 'lora_dropout', 'lora_bias', 'lora_dtype', 'lorap_lr_ratio', 'use_rslora',
+         'use_dora', 'init_weights', 'target_modules', 'target_regex', 'modules_to_save'),
+        lambda c: c.tuner.tuner_type != 'full',
+        'with --tuner_type full',
+    ),
+    (('ignore_data_skip',), lambda c: c.train.resume_only_model, 'without --resume_only_model true'),
+)  # fmt: skip
+
+
+def ranges(config: Config) -> Problems:
+    """Numbers outside their range."""
+    for name in flags_of(type(config)):
+        low, high = RANGES.get(name, (None, None))
+        value = config.get(name)
+        if low is None or value is None or (value >= low and (high is None or value <= high)):
+            continue
+        wanted = f'at least {low}' if high is None else f'between {low} and {high}'
+        yield name, f'{place(config, name)} {value}: must be {wanted}'
+
+
+def paths(config: Config) -> Problems:
+    """Local files that are not there. Hub ids pass: only what can be nothing but a path is looked up."""
+    for name in PATHS:
+        if name not in flags_of(type(config)):
+            continue
+        value = config.get(name)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and (lost := _lost(name, text)):
+                yield name, f'{place(config, name)} {text}: there is no {lost}{_sibling(lost)}'
+
+
+def training(config: Any, *, evaluates: bool) -> Problems:
+    """Requirements of a training run."""
+    data, train = config.data, config.train
+    if not data.dataset:
+        yield 'dataset', '--dataset is missing: give files, folders or hub ids'
+    if data.streaming and train.max_steps < 1:
+        yield 'max_steps', '--streaming true needs --max_steps: a stream has no length'
+    if data.interleave_prob is not None and len(data.interleave_prob) != len(data.dataset):
+        counts = f'{len(data.interleave_prob)} numbers for {len(data.dataset)} datasets'
+        yield 'interleave_prob', f'--interleave_prob: {counts}; give one for each'
+    if train.bf16 and train.fp16:
+        yield 'fp16', '--bf16 and --fp16 are both true; keep one of them'
+    if config.model.quant_method and config.tuner.tuner_type == 'full':
+        yield 'tuner_type', '--tuner_type full cannot train quantised weights; take lora, or leave out --quant_bits'
+    if train.save_strategy == 'steps' and train.save_steps <= 0:
+        yield 'save_steps', f'--save_steps {train.save_steps:g}: must be above 0; --save_strategy no saves nothing'
+    if train.eval_strategy == 'steps' and (train.eval_steps or 0) <= 0:
+        yield 'eval_steps', f'--eval_steps {train.eval_steps:g}: must be above 0; --eval_strategy no never evaluates'
+    if not evaluates:
+        for name in ('load_best_model_at_end', 'early_stop_interval', 'eval_on_start'):
+            if getattr(train, name):
+                yield name, f'--{name} needs evaluation data: give --val_dataset or --split_dataset_ratio 0.01'
+    if train.resume_only_model and not train.resume_from_checkpoint:
+        yield 'resume_only_model', '--resume_only_model needs --resume_from_checkpoint'
+
+
+def pointless(config: Any) -> Iterator[str]:
+    """Flags that were given and have no effect beside the others."""
+    for names, has_effect, reason in POINTLESS:
+        given = [n for n in names if config.sources[n] not in ('default', 'derived') and not has_effect(config)]
+        if given:
+            yield f'without effect {reason}: {", ".join(given)}'
+
+
+def place(config: Config, name: str) -> str:
+    """How a message calls a flag: by file and line where it came from one."""
+    source = config.sources[name]
+    return f'--{name}' if source in ('command line', 'default', 'derived', 'python') else f'{source}: {name}'
+
+
+def text_or_file(text: str) -> str:
+    """The content of a .txt file, or the text itself with its ``\\n`` made line breaks."""
+    if text.endswith('.txt') and Path(text).is_file():
+        return Path(text).read_text(encoding='utf-8')
+    return text.replace('\\n', '\n')
+
+
+def tokens(words: list[str]) -> list[str]:
+    """Tokens, those of .txt files among them, one a line."""
+    found: list[str] = []
+    for word in words:
+        if word.endswith('.txt') and Path(word).is_file():
+            found += Path(word).read_text(encoding='utf-8').split()
+        else:
+            found.append(word)
+    return found
+
+
+def _lost(flag: str, text: str) -> str | None:
+    """The path in ``text`` if it can be nothing but a path and is not there."""
+    if flag == 'resume_from_checkpoint':
+        return None if text == 'last' or Path(text).exists() else text
+    if flag == 'system' and not re.fullmatch(r'\S+\.txt', text):
+        return None
+    if flag == 'adapters':
+        text = split_adapter(text)[1]
+    for path in _spellings(flag, text):
+        if Path(path).exists():
+            return None
+    path = _spellings(flag, text)[-1]
+    return (
+        path if path.startswith(('/', './', '../', '~')) or path.count('/') > 1 or path.endswith(DATA_FILES) else None
+    )
+
+
+def _spellings(flag: str, text: str) -> list[str]:
+    """The paths that ``text`` can mean: datasets carry ``#count`` and ``:subset``, loss_scale a chain of names."""
+    if flag in ('dataset', 'val_dataset'):
+        bare = re.sub(r'^(hf|ms)::', '', text)
+        uncounted = re.sub(r'#\d+$', '', bare)
+        return [bare, uncounted, uncounted.rpartition(':')[0] or uncounted]
+    return [part for part in text.split('+') if part.endswith('.json')][:1] or ['.'] if flag == 'loss_scale' else [text]
+
+
+def _sibling(path: str) -> str:
+    """The nearest name in the folder where the file should be."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        return f' (nor a folder {folder})' if str(folder) != '.' else ''
+    return did_you_mean(Path(path).name, [entry.name for entry in folder.iterdir()])

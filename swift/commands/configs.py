@@ -1,0 +1,293 @@
+"""The configuration of each verb: which groups of flags it takes, what follows from what, and what must not be.
+
+``resolve(verb, args)`` turns what ``*_main`` was given (an argument list, a dataclass or None) into the verb's
+configuration, ready to run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from swift.commands import checks, inherit
+from swift.commands.args import DoctorArgs, InspectArgs, PluginArgs, ShowArgs
+from swift.commands.names import DEVIATIONS, VOCABULARY
+from swift.core.config import Config, from_values, parse, settle
+from swift.core.errors import ConfigError
+from swift.core.layers import Given
+from swift.core.log import get_logger, once
+from swift.core.vocabulary import read_table
+from swift.data.args import DataArgs
+from swift.engines.args import EngineArgs, GenerationArgs
+from swift.export.args import ExportArgs
+from swift.models.args import ModelArgs
+from swift.templates.args import TemplateArgs
+from swift.train.args import TrainArgs
+from swift.tuners.args import TunerArgs
+
+ROWS_OF_A_STEP = 16  # gradient_accumulation_steps None fills a step up to this many rows
+
+
+@dataclass(kw_only=True)
+class ModelConfig(Config):
+    """What every verb that loads a model shares: its checkpoint tells what it is."""
+
+    model: ModelArgs = field(default_factory=ModelArgs)
+    data: DataArgs = field(default_factory=DataArgs)
+    template: TemplateArgs = field(default_factory=TemplateArgs)
+    plugins: PluginArgs = field(default_factory=PluginArgs)
+
+    def inherit(self, given: set[str]) -> list[Given]:
+        """Settings out of the checkpoint's args.json."""
+        inherit.place(self)
+        return inherit.settings(self, given) if self.model.load_args else []
+
+    def derive(self) -> None:
+        """Names made absolute, texts read from files, defaults that depend on others."""
+        model, template, data = self.model, self.template, self.data
+        if model.model and Path(model.model).exists():
+            model.model = str(Path(model.model).absolute())
+        if model.quant_bits:
+            self.fill('quant_method', 'bnb')
+        if template.system is not None:
+            template.system = checks.text_or_file(template.system)
+        model.new_special_tokens = checks.tokens(model.new_special_tokens)
+        for name in ('model_name', 'model_author'):
+            names = getattr(data, name)
+            if names is not None and len(names) == 1:
+                setattr(data, name, names * 2)
+        self.fill('use_chat_template', True)
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Missing model or files, and numbers out of range."""
+        if not self.model.model:
+            hint = '' if self.model.load_args else ', or --load_args true to take it from the checkpoint'
+            yield 'model', f'--model is missing: give a model id, a local folder or a GGUF file{hint}'
+        yield from checks.ranges(self)
+        yield from checks.paths(self)
+        if self.model.quant_method and not self.model.quant_bits:
+            yield 'quant_bits', '--quant_method needs --quant_bits 4 or 8'
+
+
+@dataclass(kw_only=True)
+class SftConfig(ModelConfig):
+    """swift sft"""
+
+    verb: ClassVar[str] = 'sft'
+
+    tuner: TunerArgs = field(default_factory=TunerArgs)
+    train: TrainArgs = field(default_factory=TrainArgs)
+
+    def inherit(self, given: set[str]) -> list[Given]:
+        """A resumed run goes on with its own settings, wherever no other is given."""
+        resumed = self.train.resume_from_checkpoint
+        if resumed and not self.train.resume_only_model:
+            return inherit.settings(self, given, resumed=resumed)
+        return super().inherit(given)
+
+    def derive(self) -> None:
+        """The established derived defaults of training."""
+        super().derive()
+        model, data, train = self.model, self.data, self.train
+        self.fill('learning_rate', 1e-5 if self.tuner.tuner_type == 'full' else 1e-4)
+        rows = max(1, train.per_device_train_batch_size)
+        self.fill('gradient_accumulation_steps', math.ceil(ROWS_OF_A_STEP / rows))
+        if model.model:
+            self.fill('output_dir', f'output/{Path(model.model).name}')
+        if model.torch_dtype:
+            self.fill('bf16', model.torch_dtype == 'bfloat16' and not train.fp16)
+            self.fill('fp16', model.torch_dtype == 'float16' and not train.bf16)
+        if not self._evaluates() and train.eval_strategy not in (None, 'no'):
+            self.notes.append('eval_strategy: there is no evaluation data (val_dataset or split_dataset_ratio)')
+            train.eval_strategy = None
+        self.fill('eval_strategy', train.save_strategy if self._evaluates() else 'no')
+        self.fill('eval_steps', train.save_steps)
+        self.fill('metric_for_best_model', 'loss')
+        self.fill('greater_is_better', 'loss' not in str(train.metric_for_best_model))
+        self.fill('truncation_strategy', 'delete')
+        if data.packing:
+            self.fill('packing_length', self.template.max_length)
+        if train.save_total_limit is not None and train.save_total_limit < 1:
+            self.put('save_total_limit', None, self.sources['save_total_limit'])
+        self.notes += checks.pointless(self)
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Combinations that cannot work."""
+        yield from super().check()
+        yield from checks.training(self, evaluates=self._evaluates())
+        if self.template.truncation_strategy == 'split' and self.verb == 'sft':
+            yield (
+                'truncation_strategy',
+                '--truncation_strategy split: only swift pt can split a row; take delete or right',
+            )
+
+    def _evaluates(self) -> bool:
+        return bool(self.data.val_dataset) or self.data.split_dataset_ratio > 0
+
+
+@dataclass(kw_only=True)
+class PtConfig(SftConfig):
+    """swift pt"""
+
+    verb: ClassVar[str] = 'pt'
+    defaults: ClassVar[dict[str, Any]] = {'loss_scale': 'all', 'use_chat_template': False}
+
+
+@dataclass(kw_only=True)
+class InspectConfig(SftConfig):
+    """swift inspect: takes what sft takes, so that the same file shows what a run would see."""
+
+    verb: ClassVar[str] = 'inspect'
+    like: ClassVar[str] = 'sft'
+
+    inspect: InspectArgs = field(default_factory=InspectArgs)
+
+
+@dataclass(kw_only=True)
+class InferConfig(ModelConfig):
+    """swift infer"""
+
+    verb: ClassVar[str] = 'infer'
+    defaults: ClassVar[dict[str, Any]] = {'load_args': True}
+
+    generation: GenerationArgs = field(default_factory=GenerationArgs)
+    engine: EngineArgs = field(default_factory=EngineArgs)
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Combinations that cannot work."""
+        yield from super().check()
+        has_data = self.data.dataset or self.data.val_dataset
+        if self.engine.metric and not has_data:
+            yield 'metric', '--metric compares answers with data: give --val_dataset'
+        if self.engine.prompt and has_data:
+            yield 'prompt', '--prompt and a dataset at once: give one of them'
+
+
+@dataclass(kw_only=True)
+class ExportConfig(ModelConfig):
+    """swift export"""
+
+    verb: ClassVar[str] = 'export'
+    defaults: ClassVar[dict[str, Any]] = {'load_args': True}
+
+    export: ExportArgs = field(default_factory=ExportArgs)
+
+    def derive(self) -> None:
+        """The result stands beside the checkpoint."""
+        super().derive()
+        if self.model.adapters:
+            _, path = inherit.split_adapter(self.model.adapters[0])
+            self.fill('output_dir', f'{path.rstrip("/")}-merged')
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """There must be something to do."""
+        yield from super().check()
+        if not self.export.merge_lora:
+            yield 'merge_lora', 'nothing to do: give --merge_lora true'
+        elif not self.model.adapters:
+            yield 'adapters', '--adapters is missing: give the checkpoint whose adapter is merged'
+
+
+@dataclass(kw_only=True)
+class MergeLoraConfig(ExportConfig):
+    """swift merge-lora"""
+
+    verb: ClassVar[str] = 'merge-lora'
+    like: ClassVar[str] = 'export'
+    defaults: ClassVar[dict[str, Any]] = {'load_args': True, 'merge_lora': True}
+
+
+@dataclass(kw_only=True)
+class ShowConfig(Config):
+    """swift show"""
+
+    verb: ClassVar[str] = 'show'
+
+    show: ShowArgs = field(default_factory=ShowArgs)
+
+
+@dataclass(kw_only=True)
+class DoctorConfig(Config):
+    """swift doctor"""
+
+    verb: ClassVar[str] = 'doctor'
+
+    doctor: DoctorArgs = field(default_factory=DoctorArgs)
+
+
+CONFIGS: dict[str, type[Config]] = {
+    config.verb: config
+    for config in (
+        SftConfig, PtConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, ShowConfig, DoctorConfig,
+    )
+}  # fmt: skip
+
+
+def resolve(verb: str, args: Sequence[str] | Config | Any | None = None) -> Any:
+    """The verb's configuration, its environment set and its plug-ins imported. Says once what the user should know.
+
+    Args:
+        args: an argument list; the verb's configuration; a flat ``SftArguments`` and the like; None reads sys.argv.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    if isinstance(args, Config):
+        config = args if args.ready else settle(args, VOCABULARY)
+    elif args is None or isinstance(args, (list, tuple)):
+        config = parse(CONFIGS[verb], list(sys.argv[1:] if args is None else args), VOCABULARY, os.environ)
+    elif dataclasses.is_dataclass(args):
+        config = from_values(CONFIGS[verb], _changed(args), VOCABULARY)
+    else:
+        raise ConfigError(f'swift {verb}: expected a list of arguments or a dataclass, got {type(args).__name__}')
+    if not config.ready:
+        _enter(config)
+    return config
+
+
+def deviations(config: Config) -> list[str]:
+    """Defaults in use that differ from those of ms-swift, one phrase each."""
+    return [
+        f'{row["flag"]} {row["ours"]} (there {row["theirs"]})'
+        for row in read_table(DEVIATIONS)
+        if config.verb in row['verbs'].split(',')
+        and config.sources.get(row['flag'], 'default') in ('default', 'derived')
+    ]
+
+
+def _changed(args: Any) -> dict[str, Any]:
+    """The fields of a flat dataclass that differ from its defaults: those are what the caller gave."""
+    plain = type(args)()
+    values = {spec.name: getattr(args, spec.name) for spec in dataclasses.fields(args)}
+    return {name: value for name, value in values.items() if value != getattr(plain, name)}
+
+
+def _enter(config: Config) -> None:
+    """Act upon what stands beside the flags: environment, notes, plug-ins."""
+    os.environ.update(config.environ)
+    for note in config.notes:
+        get_logger().info(note)
+    if differing := deviations(config):
+        once(f'differs from ms-swift: {"; ".join(differing)}. Why: swift show deviations')
+    for path in config.plugins.external_plugins if isinstance(config, ModelConfig) else ():
+        _import_plugin(path)
+    config.ready = True
+
+
+def _import_plugin(path: str) -> None:
+    name = f'swift_plugin_{Path(path).stem}'
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f'--external_plugins {path}: expected a Python file')
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f'--external_plugins {path}: {type(error).__name__}: {error}') from error

@@ -1,0 +1,143 @@
+"""Names that people type besides those of the flags, as data: old flags, old values, nested YAML keys, variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swift.core.vocabulary import Alias, Vocabulary, read_table
+
+ESTABLISHED = Path(__file__).with_name('established.tsv')
+DEVIATIONS = Path(__file__).with_name('deviations.tsv')
+IGNORED = Alias(None)
+DTYPES = {'bf16': 'bfloat16', 'fp16': 'float16', 'fp32': 'float32', 'half': 'float16', 'auto': None}
+SWITCH = {'true': 'true', 'false': 'false', 'auto': None}
+
+ALIASES = {
+    'train_type': Alias('tuner_type'),
+    'sft_type': Alias('tuner_type'),
+    'custom_register_path': Alias('external_plugins'),
+    'model_id_or_path': Alias('model'),
+    'custom_train_dataset_path': Alias('dataset'),
+    'custom_val_dataset_path': Alias('val_dataset'),
+    'template_type': Alias('template'),
+    'dtype': Alias('torch_dtype'),
+    'lora_target_modules': Alias('target_modules'),
+    'lora_modules_to_save': Alias('modules_to_save'),
+    'lora_dropout_p': Alias('lora_dropout'),
+    'lora_lr_ratio': Alias('lorap_lr_ratio'),
+    'init_lora_weights': Alias('init_weights'),
+    'batch_size': Alias('per_device_train_batch_size'),
+    'eval_batch_size': Alias('per_device_eval_batch_size'),
+    'use_flash_attn': Alias('attn_impl', {'true': 'flash_attn', 'false': None, 'auto': None}),
+    'quantization_bit': Alias('quant_bits', {'0': None, '4': '4', '8': '8'}),
+    'quantization_method': Alias('quant_method', {'bitsandbytes': 'bnb', 'bnb': 'bnb', 'hqq': 'hqq', 'eetq': 'eetq'}),
+    'evaluation_strategy': Alias('eval_strategy'),
+    'dataset_test_ratio': Alias('split_dataset_ratio'),
+    'dataset_seed': Alias('data_seed'),
+    'max_seq_length': Alias('max_length'),
+    'neftune_alpha': Alias('neftune_noise_alpha'),
+    'ckpt_dir': Alias('adapters'),
+    'do_sample': IGNORED,
+    'show_dataset_sample': Alias('val_dataset_sample'),
+    'gpu_memory_utilization': Alias('vllm_gpu_memory_utilization'),
+    'tensor_parallel_size': Alias('vllm_tensor_parallel_size'),
+    'tp_size': Alias('tensor_parallel_size'),
+    'pp_size': Alias('pipeline_parallel_size'),
+    'ep_size': Alias('expert_parallel_size'),
+    'cp_size': Alias('context_parallel_size'),
+    'train_micro_batch_size_per_gpu': Alias('per_device_train_batch_size'),
+    'gradient_clipping': Alias('max_grad_norm'),
+    'verb': IGNORED,
+    'swift_version': IGNORED,
+}
+
+VALUES = {
+    'torch_dtype': DTYPES,
+    'lora_dtype': DTYPES,
+    'infer_backend': {'transformers': 'native', 'pt': 'native'},
+    'per_device_train_batch_size': {'auto': None},
+    'gradient_accumulation_steps': {'auto': None},
+    'max_grad_norm': {'auto': None},
+    'quant_bits': {'0': None},
+}
+
+PATHS = {
+    'lora.enable': Alias('tuner_type', {'true': 'lora', 'false': 'full'}),
+    'lora.r': Alias('lora_rank'),
+    'lora.rank': Alias('lora_rank'),
+    'lora.alpha': Alias('lora_alpha'),
+    'lora.dropout': Alias('lora_dropout'),
+    'lora.bias': Alias('lora_bias'),
+    'dataset.train': Alias('dataset'),
+    'dataset.eval': Alias('val_dataset'),
+    'dataset.val': Alias('val_dataset'),
+    'dataset.preprocess': Alias(None, {'auto': None}),
+    'model.name': Alias('model'),
+    'model.type': Alias('model_type'),
+    'quantization.method': Alias('quant_method', {'bitsandbytes': 'bnb', 'bnb': 'bnb', 'none': None}),
+    'quantization.bits': Alias('quant_bits'),
+    'fp16.enabled': Alias('fp16', SWITCH),
+    'fp16.*': IGNORED,
+    'bf16.enabled': Alias('bf16', SWITCH),
+    'optimizer.type': Alias('optim', {'AdamW': 'adamw_torch', 'Adam': 'adamw_torch', 'SGD': 'sgd', 'auto': None}),
+    'optimizer.params.lr': Alias('learning_rate', {'auto': None}),
+    'optimizer.params.betas': Alias('adam_beta1 adam_beta2', {'auto': None}),
+    'optimizer.params.eps': Alias('adam_epsilon', {'auto': None}),
+    'optimizer.params.weight_decay': Alias('weight_decay', {'auto': None}),
+    'scheduler.type': Alias(
+        'lr_scheduler_type', {'WarmupLR': 'constant_with_warmup', 'WarmupDecayLR': 'linear', 'WarmupCosineLR': 'cosine'}
+    ),
+    'scheduler.params.warmup_num_steps': Alias('warmup_steps', {'auto': None}),
+    'scheduler.params.*': IGNORED,
+    'zero_optimization.stage': Alias('zero_stage'),
+    'zero_optimization.*': IGNORED,
+}
+
+SECTIONS = frozenset({
+    'model', 'dataset', 'data', 'template', 'tuner', 'lora', 'quantization', 'training', 'train', 'optimizer',
+    'scheduler', 'evaluation', 'logging', 'checkpoint', 'generation', 'inference', 'export', 'parallelization',
+    'parallel',
+})  # fmt: skip
+
+VARIABLES = {
+    'USE_HF': 'use_hf',
+    'TENSORBOARD_LOGGING_DIR': 'logging_dir',
+    'SWANLAB_API_KEY': 'swanlab_token',
+    'NPROC_PER_NODE': 'nproc_per_node',
+    'NNODES': 'nnodes',
+}
+
+# Read elsewhere, by us or by the libraries below us; listed so that the documentation has one place.
+OTHER_VARIABLES = {
+    'SWIFT_CONFIG_FILE': 'A configuration file read before all others.',
+    'SWIFT_LANG': 'Language of the help: en or zh.',
+    'SWIFT_CACHE': 'Folder of the token store, converted models and records of downloads.',
+    'SWIFT_DEBUG': '1 shows the full traceback of an error.',
+    'LOG_LEVEL': 'Least important messages shown: DEBUG, INFO, WARNING, ERROR.',
+    'MODELSCOPE_CACHE': 'Folder for downloads from ModelScope.',
+    'MODELSCOPE_API_TOKEN': 'Token of ModelScope, where hub_token is not given.',
+    'HF_HOME': 'Folder for downloads from Hugging Face.',
+    'HF_ENDPOINT': 'Address of Hugging Face or a mirror of it.',
+    'HF_TOKEN': 'Token of Hugging Face, where hub_token is not given.',
+    'CUDA_VISIBLE_DEVICES': 'GPUs that may be used.',
+    'OMP_NUM_THREADS': 'Threads of the CPU kernels.',
+    'WANDB_API_KEY': 'Token of Weights & Biases.',
+    'WANDB_PROJECT': 'Project of Weights & Biases.',
+    'WANDB_MODE': 'offline keeps Weights & Biases on this machine.',
+}
+
+
+def elsewhere(verb: str, name: str) -> str:
+    """Says which other verbs take a flag; empty when none does."""
+    from swift.commands.configs import CONFIGS
+    from swift.core.flags import flags_of
+
+    verbs = {other for other, config in CONFIGS.items() if name in flags_of(config)}
+    for line in read_table(ESTABLISHED):
+        if line['name'] == name:
+            verbs.update(line['verbs'].split(','))
+    verbs.discard(verb)
+    return f'; it belongs to {", ".join(sorted(verbs))}' if verbs else ''
+
+
+VOCABULARY = Vocabulary(ALIASES, VALUES, PATHS, SECTIONS, VARIABLES, ESTABLISHED, elsewhere)
