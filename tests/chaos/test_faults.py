@@ -163,6 +163,16 @@ def test_a_signal_loses_no_step_and_the_run_goes_on_bit_for_bit(tmp_path, whole,
     assert world.records(run) == world.records(whole[0])
 
 
+def test_a_signal_in_an_evaluation_puts_it_off_until_the_run_goes_on(tmp_path, whole):
+    run = tmp_path / 'run'
+    with pytest.raises(Interrupted):
+        world.train(run, steps=8, evaluating=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert checkpoint.step_of(checkpoint.resolve('last', run)) == 4
+    assert 'eval_loss' not in str(world.records(run))
+    assert world.weights(go_on(run)) == whole[1]
+    assert world.records(run) == world.records(whole[0])
+
+
 def test_sigusr1_saves_and_goes_on(tmp_path, whole):
     run = tmp_path / 'run'
     ended = world.train(

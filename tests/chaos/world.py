@@ -92,10 +92,12 @@ def train(
     damage=None,
     fingerprint: dict | None = None,
     during=lambda step: None,
+    evaluating=lambda: None,
 ) -> TorchBackend:
-    """Train to ``steps``, evaluating every 4 and saving every ``save``. ``during`` is called after every step.
+    """Train to ``steps``, evaluating every 4 and saving every ``save``.
 
-    Returns the backend as it is at the end.
+    ``during`` is called with every step, ``evaluating`` in the middle of every evaluation. Returns the backend as it
+    is at the end.
     """
     torch.manual_seed(42)
     fingerprint = fingerprint or FINGERPRINT
@@ -113,13 +115,19 @@ def train(
             source,
             pace,
             trackers=[Journal(run / resume.JOURNAL), After(during)],
-            evaluate_on=lambda: [one_batch([1, 2, 3])],
+            evaluate_on=lambda: evaluation(evaluating),
             save=keep,
             progress=progress,
             skipped=run / resume.SKIPPED,
             signals=signals,
         ).fit()
     return made
+
+
+def evaluation(between):
+    yield one_batch([1, 2, 3])
+    between()
+    yield one_batch([4, 5])
 
 
 class After:

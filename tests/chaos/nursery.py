@@ -1,0 +1,122 @@
+"""Starts commands in a hundredth of the time: one warm process has imported everything, and forks a child for each.
+
+    with Nursery(log_folder) as nursery:
+        done = nursery.run(['sft', '--model', ...], kill_after=0.7)
+        done.code, done.seconds, done.output
+
+A child is a whole process of its own: it can be killed at any instant, and nothing of it stays behind. Run as a
+program, this file is the warm process: a request is a line of JSON on stdin, the answer a line on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended: its exit code (negative: the signal that ended it), its seconds, and what it printed."""
+
+    code: int
+    seconds: float
+    output: str
+
+
+class Nursery:
+    """The warm process, seen from a test."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.count = folder, 0
+
+    def __enter__(self) -> Nursery:
+        alone = {'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'PYTHONUNBUFFERED': '1'}
+        self.process = subprocess.Popen(
+            [sys.executable, '-m', 'tests.chaos.nursery'],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | alone,
+            cwd=Path(__file__).parents[2],
+        )
+        assert self.process.stdout.readline() == 'warm\n'
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+    def run(self, argv: list[str], *, kill_after: float | None = None, number: int = signal.SIGKILL) -> Done:
+        """Run ``swift *argv``; after ``kill_after`` seconds send it the signal ``number``, unless it has ended."""
+        self.count += 1
+        log = self.folder / f'{self.count}.log'
+        request = {'argv': argv, 'log': str(log), 'kill_after': kill_after, 'number': int(number)}
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        code, seconds = json.loads(self.process.stdout.readline())
+        return Done(code, seconds, log.read_text(errors='replace'))
+
+
+# ------------------------------------------------------------------------------------------- inside the warm process
+def serve() -> None:
+    import peft  # noqa: F401
+    import torch
+    import transformers
+
+    transformers.AutoModelForCausalLM  # noqa: B018 - resolves the lazy import
+    torch.set_num_threads(1)
+    print('warm', flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(**json.loads(line))), flush=True)
+
+
+def answer(argv: list[str], log: str, kill_after: float | None, number: int) -> tuple[int, float]:
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        become(argv, log)
+    if kill_after is not None:
+        wait_for(child, kill_after)
+        os.kill(child, number)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), time.monotonic() - started
+
+
+def wait_for(child: int, seconds: float) -> None:
+    """Return after ``seconds``, or as soon as the child has ended (it is not reaped, so its id stays its own)."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return
+        time.sleep(0.002)
+
+
+def become(argv: list[str], log: str) -> None:
+    """Be the command: its output goes to ``log``, and the process ends with it."""
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (out, 1), (out, 2)):
+        os.dup2(source, target)
+    from swift.cli import main
+
+    try:
+        code = main(argv)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+if __name__ == '__main__':
+    serve()
