@@ -1,0 +1,117 @@
+"""Rows as people handle them in Python: a light list of standard messages rows over a corpus.
+
+A Dataset is an order of row numbers and nothing more; ``select``, ``shuffle`` and ``map`` give new ones that share the
+corpus. Indexing gives the standard row (a dict); ``sample(i)`` gives the Sample that training reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swift.core import files
+from swift.core.errors import RowError
+from swift.core.types import Origin, Sample
+from swift.data import mix
+from swift.data.account import Account, Rejected
+from swift.data.convert import convert
+from swift.data.corpus import Corpus, digest, source_of
+from swift.data.progress import track
+from swift.data.rows.standard import to_row
+
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Dataset:
+    """``order`` int64 [n]: the corpus rows that this dataset is, in order; a row may come several times."""
+
+    def __init__(self, corpus: Corpus, order: np.ndarray | None = None, changes: Sequence[Change] = ()):
+        self.corpus = corpus
+        self.order = np.arange(len(corpus)) if order is None else order
+        self._changes = tuple(changes)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """Row ``i`` in the standard form. Raises RowError when it cannot be read."""
+        sample = self.sample(i)
+        if sample is None:
+            raise RowError(f'{self.origin(i)}: left out by the preprocessing of its dataset')
+        return to_row(sample)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f'Dataset({len(self):,} rows of {", ".join(part.name for part in self.corpus.parts)})'
+
+    def sample(self, i: int) -> Sample | None:
+        """Row ``i`` as a Sample; None when its dataset's preprocessing leaves it out. Raises RowError."""
+        try:
+            return self.sample_at(self._row(i))
+        except RowError as error:
+            raise RowError(f'{self.origin(i)}: {error}') from None
+
+    def sample_at(self, row: int) -> Sample | None:
+        """The same for a corpus row; its errors do not name the row."""
+        sample = self.corpus.sample(row)
+        for change in self._changes if sample is not None else ():
+            sample = convert(change(to_row(sample)), sample.origin)
+        return sample
+
+    def origin(self, i: int) -> Origin:
+        return self.corpus.origin(self._row(i))
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Dataset:
+        """The rows at these positions, in this order."""
+        return Dataset(self.corpus, self.order[np.asarray(indices, np.int64)], self._changes)
+
+    def shuffle(self, seed: int = 42) -> Dataset:
+        return self.select(mix.permutation(len(self), mix.MIX, seed))
+
+    def map(self, change: Change) -> Dataset:
+        """The same rows, each passed through ``change`` (standard row -> row) whenever it is read."""
+        return Dataset(self.corpus, self.order, (*self._changes, change))
+
+    def to_list(self) -> list[dict[str, Any]]:
+        return list(self)
+
+    def fingerprint(self) -> str:
+        """Changes whenever the set of rows, or what is in one of them, does. Their order does not count."""
+        rows = np.unique(self.order)
+        chosen = 'all' if len(rows) == len(self.corpus) else digest(rows.tobytes().hex())
+        return digest(self.corpus.fingerprint(), chosen, *map(source_of, self._changes))
+
+    def _row(self, i: int) -> int:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f'row {i} of {len(self)}')
+        return int(self.order[i])
+
+
+def checked(dataset: Dataset, *, max_rejected: float = 0.01, strict: bool = False) -> tuple[Dataset, Account]:
+    """Read every row once and keep those that can be read.
+
+    Raises:
+        DataError: more than ``max_rejected`` of them cannot, or one cannot and ``strict``.
+    """
+    account, good = Account(), np.zeros(len(dataset.corpus), bool)
+    rows = np.unique(dataset.order)
+    for row in track(map(int, rows), 'read', total=len(rows)):
+        try:
+            good[row] = dataset.sample_at(row) is not None
+            account.used += bool(good[row])
+            account.dropped += not good[row]
+        except RowError as error:
+            account.rejected.append(Rejected(dataset.corpus.origin(row), str(error)))
+            account.check(max_rejected, of=len(rows), strict=strict)
+    return dataset.select(np.flatnonzero(good[dataset.order])), account
+
+
+def save(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows as jsonl, whole or not at all. Values that JSON lacks (bytes, dates) become text."""
+    files.write(path, ''.join(json.dumps(row, ensure_ascii=False, default=str) + '\n' for row in rows))

@@ -1,0 +1,278 @@
+"""What is wrong with data that can be read: rows that teach nothing, answers without an end, doubles, leaked tokens.
+
+    examiner = Examiner(stop_ids=..., control=..., max_length=...)
+    examiner.add(sample, encoded)      # for every row
+    lint = examiner.finish()           # findings with row numbers, and statistics
+    lint.refuse()                      # DataError if any finding is an error
+
+Rules that read text look at the Sample; rules that read tokens work on whole blocks of rows at once, in numpy.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from swift.core.errors import DataError
+from swift.core.types import ROLES, Encoded, Message, Origin, Sample
+from swift.data.likeness import Likeness
+
+EXAMPLES = 20  # rows named for each finding
+BLOCK = 1 << 18  # tokens looked at together
+CONTENT = np.isin(np.arange(len(ROLES)), [ROLES.index(role) for role in ('user', 'assistant', 'tool', 'text')])
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """``error`` rules stop a run before it trains."""
+
+    severity: Literal['error', 'warning']
+    what: str
+    fix: str
+
+
+RULES = {
+    'zero-loss': Rule('error', 'no token carries loss', 'raise --max_length, or look at them with swift inspect'),
+    'missing-stop': Rule(
+        'error', 'the answer ends without a stop token, so the model would never stop', 'choose another --template'
+    ),
+    'truncated': Rule('warning', 'the answer loses its end to --max_length', 'raise --max_length'),
+    'leaked-control': Rule(
+        'warning', 'the text holds control tokens of the template; is it rendered already?', 'strip them from the data'
+    ),
+    'empty-turn': Rule('warning', 'a turn is empty', 'fill or remove it'),
+    'role-order': Rule('warning', 'roles do not alternate as in a conversation', 'check how the rows were made'),
+    'same-pair': Rule('warning', 'the chosen and the rejected answer are the same', 'remove them'),
+    'duplicate': Rule('warning', 'the same content as an earlier row', 'remove them'),
+    'near-duplicate': Rule('warning', 'nearly the same content as an earlier row', 'check whether both are wanted'),
+    'overlap': Rule('warning', 'also among the evaluation rows', 'remove them from one side'),
+}
+
+
+@dataclass(slots=True)
+class Finding:
+    """One rule's harvest: how many rows, and where the first ones are."""
+
+    rule: str
+    count: int = 0
+    rows: list[str] = field(default_factory=list)
+
+    def add(self, row: str) -> None:
+        self.count += 1
+        if len(self.rows) < EXAMPLES:
+            self.rows.append(row)
+
+    @property
+    def severity(self) -> str:
+        return RULES[self.rule].severity
+
+    def __str__(self) -> str:
+        rule = RULES[self.rule]
+        more = ', ...' if self.count > len(self.rows) else ''
+        return f'{self.severity} {self.rule}: {self.count:,} x {rule.what} ({rule.fix}): {", ".join(self.rows)}{more}'
+
+
+@dataclass(slots=True)
+class Stats:
+    """Sums over sequences; the properties are what people read."""
+
+    rows: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    squares: int = 0
+    supervised: int = 0
+    shortest: int = 0
+    longest: int = 0
+
+    @property
+    def mean(self) -> float:
+        return self.tokens / max(self.sequences, 1)
+
+    @property
+    def std(self) -> float:
+        return math.sqrt(max(self.squares / max(self.sequences, 1) - self.mean**2, 0.0))
+
+    def add(self, lengths: np.ndarray, supervised: int) -> None:
+        low, high = int(lengths.min()), int(lengths.max())
+        self.shortest = min(self.shortest, low) if self.sequences else low
+        self.longest = max(self.longest, high)
+        self.sequences += len(lengths)
+        self.tokens += int(lengths.sum())
+        self.squares += int((lengths.astype(np.int64) ** 2).sum())
+        self.supervised += supervised
+
+    def __str__(self) -> str:
+        share = self.supervised / max(self.tokens, 1)
+        return (
+            f'{self.sequences:,} sequences, {self.tokens:,} tokens, {self.mean:.1f} ± {self.std:.1f} each '
+            f'({self.shortest:,} to {self.longest:,}), {share:.1%} carry loss'
+        )
+
+
+@dataclass(slots=True)
+class Lint:
+    """Findings, worst first, and statistics."""
+
+    findings: list[Finding] = field(default_factory=list)
+    stats: Stats = field(default_factory=Stats)
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [each for each in self.findings if each.severity == 'error']
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [each for each in self.findings if each.severity == 'warning']
+
+    def refuse(self) -> None:
+        """Raise DataError if there are errors."""
+        if self.errors:
+            lines = '\n'.join(f'  {each}' for each in self.errors)
+            raise DataError(
+                f'the data has faults that spoil training; mend them, or train all the same with --lint warn\n{lines}'
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Lint:
+        return cls([Finding(**each) for each in value['findings']], Stats(**value['stats']))
+
+
+class Examiner:
+    """Looks at every row once, in order.
+
+    Args:
+        stop_ids: tokens that end an answer; none switches the rules about ends off.
+        control: control tokens of the template, as text.
+        max_length: where truncation cuts; None means it never does.
+    """
+
+    def __init__(self, *, stop_ids: Sequence[int] = (), control: Sequence[str] = (), max_length: int | None = None):
+        self._stop_ids, self._max_length = np.asarray(stop_ids, np.int64), max_length
+        longest_first = sorted(filter(None, control), key=len, reverse=True)
+        self._control = re.compile('|'.join(map(re.escape, longest_first))) if longest_first else None
+        self._findings = {name: Finding(name) for name in RULES}
+        self._stats = Stats()
+        self._block: list[tuple[Encoded, bool]] = []
+        self._tokens = 0
+        self._likeness = Likeness()
+        self._paths: dict[str, int] = {}
+        self._places = array('i'), array('q')  # of each sequence: path, row
+
+    def add(self, sample: Sample, encoded: Sequence[Encoded]) -> None:
+        """Look at one row and its sequences."""
+        self._stats.rows += 1
+        for rule in sorted(set(self._text_faults(sample))):
+            self._findings[rule].add(str(sample.origin))
+        for each in encoded:
+            self._block.append((each, sample.text is None))
+            self._tokens += len(each)
+            self._places[0].append(self._paths.setdefault(each.origin.path, len(self._paths)))
+            self._places[1].append(each.origin.row)
+        if self._tokens >= BLOCK:
+            self._look_at_block()
+
+    def finish(self) -> Lint:
+        """All findings."""
+        self._look_at_block()
+        for rule, pairs in zip(('duplicate', 'near-duplicate'), self._likeness.doubles(), strict=True):
+            for later, earlier in pairs:
+                self._findings[rule].add(f'{self._place(later)} = {self._place(earlier)}')
+        found = [each for each in self._findings.values() if each.count]
+        return Lint(sorted(found, key=lambda each: each.severity != 'error'), self._stats)
+
+    # -------------------------------------------------------------------------------------------------------- text
+    def _text_faults(self, sample: Sample) -> Iterable[str]:
+        if self._control is not None and any(self._control.search(text) for text in _texts(sample)):
+            yield 'leaked-control'
+        if any(_is_empty(each) for each in sample.messages):
+            yield 'empty-turn'
+        if sample.messages and not _in_order(sample.messages):
+            yield 'role-order'
+        if sample.rejected is not None and sample.rejected == sample.messages:
+            yield 'same-pair'
+
+    # ------------------------------------------------------------------------------------------------------ tokens
+    def _look_at_block(self) -> None:
+        if not self._block:
+            return
+        rows, chats = [each for each, _ in self._block], np.asarray([chat for _, chat in self._block])
+        first = len(self._places[0]) - len(rows)
+        lengths = np.asarray([len(each) for each in rows])
+        starts = np.cumsum(lengths) - lengths
+        ids = np.concatenate([each.input_ids for each in rows])
+        trained = np.concatenate([each.weight for each in rows]) > 0
+        last = np.maximum.reduceat(np.where(trained, np.arange(len(ids)), -1), starts)
+        self._stats.add(lengths, int(trained.sum()))
+        self._note('zero-loss', last < 0, first)
+        if len(self._stop_ids):
+            open_end = chats & (last >= 0) & ~np.isin(ids[last], self._stop_ids)
+            cut = lengths >= self._max_length if self._max_length else np.zeros(len(rows), bool)
+            self._note('truncated', open_end & cut, first)
+            self._note('missing-stop', open_end & ~cut, first)
+        self._likeness.add([each.input_ids[CONTENT[each.role]] if len(each.role) else each.input_ids for each in rows])
+        self._block, self._tokens = [], 0
+
+    def digests(self) -> np.ndarray:
+        """A digest of the content of each sequence, uint64, for ``overlap``."""
+        self._look_at_block()
+        return self._likeness.digests()
+
+    def _note(self, rule: str, found: np.ndarray, first: int) -> None:
+        for i in np.flatnonzero(found).tolist():
+            self._findings[rule].add(self._place(first + i))
+
+    def _place(self, sequence: int) -> str:
+        path = next(path for path, number in self._paths.items() if number == self._places[0][sequence])
+        return str(Origin(path, self._places[1][sequence]))
+
+
+def examine(rows: Iterable[tuple[Sample, Sequence[Encoded]]], **examiner: Any) -> Lint:
+    """Lint rows that are at hand; keywords as for Examiner."""
+    examining = Examiner(**examiner)
+    for sample, encoded in rows:
+        examining.add(sample, encoded)
+    return examining.finish()
+
+
+def overlap(train: np.ndarray, val: np.ndarray, place: Callable[[int], Origin]) -> Finding:
+    """Evaluation sequences whose content is trained on, from the digests of both; ``place`` names a val sequence."""
+    finding = Finding('overlap')
+    for i in np.flatnonzero(np.isin(val, train[train != 0])).tolist():
+        finding.add(str(place(i)))
+    return finding
+
+
+def _texts(sample: Sample) -> Iterable[str]:
+    yield from filter(None, [sample.text])
+    for message in (*sample.messages, *(sample.rejected or ())):
+        yield message.content
+
+
+def _is_empty(message: Message) -> bool:
+    return not (message.content.strip() or message.tool_calls or (message.reasoning or '').strip())
+
+
+def _in_order(messages: Sequence[Message]) -> bool:
+    """System first, then user and assistant in turn; tool results follow a call and are answered by the assistant."""
+    before = None
+    for message in messages:
+        role = message.role
+        allowed = {
+            'system': before is None,
+            'user': before in (None, 'system', 'assistant'),
+            'assistant': before in ('user', 'tool'),
+            'tool': before in ('assistant', 'tool'),
+        }
+        if not allowed[role]:
+            return False
+        before = role
+    return before == 'assistant'
