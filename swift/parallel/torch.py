@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from swift.core.errors import ConfigError
 from swift.core.types import Batch, Builder, Objective, Outputs, Segments
 from swift.kernels import attention
 from swift.kernels.logprobs import target_logprobs
@@ -231,6 +232,19 @@ class TorchBackend:
 
     def export(self, folder: Path) -> None:
         self.write_model(self.model, folder)
+
+    @torch.no_grad()
+    def take(self, tensors: dict[str, Tensor]) -> None:
+        """Start from these weights, by the names of ``weights``. Raises ConfigError when they do not fit."""
+        missing = sorted(self.masters.keys() - tensors.keys())
+        wrong = [name for name, p in self.masters.items() if name in tensors and tensors[name].shape != p.shape]
+        if missing or wrong:
+            named = ', '.join((missing or wrong)[:3])
+            raise ConfigError(f'the checkpoint does not fit what is trained here: {named} missing or of another shape')
+        for name, master in self.masters.items():
+            master.copy_(tensors[name])
+            if master is not self.trained[name]:
+                self.trained[name].copy_(master)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f'param/{name}': p.detach() for name, p in self.masters.items()}

@@ -14,6 +14,8 @@ class TrainArgs:
     """Write into output_dir/vN-date-time instead of output_dir itself."""
     seed: int = 42
     """Seed of everything random in training."""
+    dataloader_drop_last: bool = False
+    """Leave out the last micro-batch of an epoch when it is not full."""
     num_train_epochs: float = 3.0
     """Passes over the data."""
     max_steps: int = -1
@@ -83,6 +85,8 @@ class TrainArgs:
     """Steps between checkpoints (below 1: a part of all)."""
     save_total_limit: int | None = None
     """Checkpoints kept; best and last always are."""
+    max_shard_size: str = '5GB'
+    """Largest file of a full checkpoint's weights."""
     save_only_model: bool = False
     """Leave out optimizer and data state: smaller, but training cannot go on from it."""
     load_best_model_at_end: bool = False

@@ -136,6 +136,13 @@ def export(model: PeftModel, folder: Path, *, with_embeddings: bool) -> None:
     (folder / 'adapter_config.json').write_text(json.dumps(config, indent=2, sort_keys=True), encoding='utf-8')
 
 
+def named_as_trained(model: PeftModel, saved: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a saved adapter under the names that the parameters of ``model`` have."""
+    ours = get_peft_model_state_dict(model)
+    names = {value.data_ptr(): name for name, value in model.named_parameters() if value.requires_grad}
+    return {names[value.data_ptr()]: saved[name] for name, value in ours.items() if name in saved}
+
+
 def _difference(state: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """An ordinary LoRA with the same effect: ``B A - B0 A0 = [B, -B0] [A; A0]``."""
     out = {}

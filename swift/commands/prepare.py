@@ -1,0 +1,42 @@
+"""What training and inspection share: the model's description, its template, and the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from swift.commands.configs import SftConfig
+from swift.core.types import Builder
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that needs no weights. ``train`` and ``val`` are rows of ``swift.data``."""
+
+    builder: Builder
+    template: Any
+    max_length: int
+    train: Any
+    val: Any
+
+    def lint_facts(self) -> dict[str, Any]:
+        """What the lint must know: where rows are cut, what ends an answer, which strings are control tokens."""
+        added = self.builder.tokenizer.added_tokens_decoder.values()
+        control = [token.content for token in added if token.special]
+        return {'max_length': self.max_length, 'stop_ids': self.template.stop_ids, 'control': control}
+
+
+def prepare(cfg: SftConfig, *, now: datetime | None = None) -> Prepared:
+    """Describe the model, compile its template and find the rows. No weights are read.
+
+    Args:
+        now: the date that templates print; a resumed run passes the date of its start.
+    """
+    from swift import data, models, templates
+
+    builder = models.load(cfg.model)
+    max_length = cfg.template.max_length or builder.info.max_model_len
+    template = templates.make(builder.tokenizer, builder.info, cfg.template, now=now)
+    loaded = data.load(cfg.data, use_hf=cfg.model.use_hf, token=cfg.model.hub_token)
+    return Prepared(builder, template, max_length, loaded.train, loaded.val)
