@@ -58,7 +58,7 @@ class _OldModules:
     def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
         if not name.startswith('swift.') or name == 'swift.compat':
             return None
-            return importlib.import_module('swift.compat').spec(name)
+        return importlib.import_module('swift.compat').spec(name)
 
 
 sys.meta_path.append(_OldModules)

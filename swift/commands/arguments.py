@@ -28,10 +28,11 @@ class FlatArguments:
             ConfigError: there is no args.json in the folder or beside it.
         """
         found = inherit.find(str(checkpoint_dir))
-        if found is None or not found.args:
+        saved = found.args() if found else {}
+        if found is None or not saved:
             raise ConfigError(f'{checkpoint_dir}: there is no args.json in this folder or above it')
         known = {field.name for field in dataclasses.fields(cls)}
-        values = {name: value for name, value in found.args.items() if name in known and value is not None}
+        values = {name: value for name, value in saved.items() if name in known and value is not None}
         holder = 'adapters' if found.is_adapter else 'model'
         return cls(**{**values, holder: [str(found.folder)] if found.is_adapter else str(found.folder), **changes})
 

@@ -87,7 +87,7 @@ def ranges(config: Config) -> Problems:
         if low is None or value is None or (value >= low and (high is None or value <= high)):
             continue
         wanted = f'at least {low}' if high is None else f'between {low} and {high}'
-        yield name, f'{place(config, name)} {value}: must be {wanted}'
+        yield name, f'{named(config, name)} {value}: must be {wanted}'
 
 
 def paths(config: Config) -> Problems:
@@ -98,14 +98,14 @@ def paths(config: Config) -> Problems:
         value = config.get(name)
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and (lost := _lost(name, text)):
-                yield name, f'{place(config, name)} {text}: there is no {lost}{_sibling(lost)}'
+                yield name, f'{named(config, name)} {text}: there is no {lost}{_sibling(lost)}'
 
 
 def training(config: Any, *, evaluates: bool) -> Problems:
     """Requirements of a training run."""
     data, train = config.data, config.train
     if not data.dataset:
-        yield 'dataset', '--dataset is missing: give files, folders or hub ids'
+        yield 'dataset cached_dataset', '--dataset is missing: give files, folders or hub ids'
     if data.streaming and train.max_steps < 1:
         yield 'max_steps', '--streaming true needs --max_steps: a stream has no length'
     if data.interleave_prob is not None and len(data.interleave_prob) != len(data.dataset):
@@ -117,8 +117,6 @@ def training(config: Any, *, evaluates: bool) -> Problems:
         yield 'tuner_type', '--tuner_type full cannot train quantised weights; take lora, or leave out --quant_bits'
     if train.save_strategy == 'steps' and train.save_steps <= 0:
         yield 'save_steps', f'--save_steps {train.save_steps:g}: must be above 0; --save_strategy no saves nothing'
-    if train.eval_strategy == 'steps' and (train.eval_steps or 0) <= 0:
-        yield 'eval_steps', f'--eval_steps {train.eval_steps:g}: must be above 0; --eval_strategy no never evaluates'
     if not evaluates:
         for name in ('load_best_model_at_end', 'early_stop_interval', 'eval_on_start'):
             if getattr(train, name):
@@ -135,7 +133,7 @@ def pointless(config: Any) -> Iterator[str]:
             yield f'without effect {reason}: {", ".join(given)}'
 
 
-def place(config: Config, name: str) -> str:
+def named(config: Config, name: str) -> str:
     """How a message calls a flag: by file and line where it came from one."""
     source = config.sources[name]
     return f'--{name}' if source in ('command line', 'default', 'derived', 'python') else f'{source}: {name}'

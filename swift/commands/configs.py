@@ -67,13 +67,17 @@ class ModelConfig(Config):
 
     def check(self) -> Iterator[tuple[str, str]]:
         """Missing model or files, and numbers out of range."""
-        if not self.model.model:
-            hint = '' if self.model.load_args else ', or --load_args true to take it from the checkpoint'
-            yield 'model', f'--model is missing: give a model id, a local folder or a GGUF file{hint}'
         yield from checks.ranges(self)
         yield from checks.paths(self)
+        if not self.model.model and not (self.model.load_args and self.remote_adapters()):
+            hint = '' if self.model.load_args else ', or --load_args true to take it from the checkpoint'
+            yield 'model adapters', f'--model is missing: give a model id, a local folder or a GGUF file{hint}'
         if self.model.quant_method and not self.model.quant_bits:
             yield 'quant_bits', '--quant_method needs --quant_bits 4 or 8'
+
+    def remote_adapters(self) -> list[str]:
+        """Adapters that are no local folders: they are downloaded before the model is known."""
+        return [path for path in (inherit.split_adapter(a)[1] for a in self.model.adapters) if not Path(path).exists()]
 
 
 @dataclass(kw_only=True)
@@ -104,11 +108,7 @@ class SftConfig(ModelConfig):
         if model.torch_dtype:
             self.fill('bf16', model.torch_dtype == 'bfloat16' and not train.fp16)
             self.fill('fp16', model.torch_dtype == 'float16' and not train.bf16)
-        if not self._evaluates() and train.eval_strategy not in (None, 'no'):
-            self.notes.append('eval_strategy: there is no evaluation data (val_dataset or split_dataset_ratio)')
-            train.eval_strategy = None
-        self.fill('eval_strategy', train.save_strategy if self._evaluates() else 'no')
-        self.fill('eval_steps', train.save_steps)
+        self._derive_evaluation()
         self.fill('metric_for_best_model', 'loss')
         self.fill('greater_is_better', 'loss' not in str(train.metric_for_best_model))
         self.fill('truncation_strategy', 'delete')
@@ -127,6 +127,18 @@ class SftConfig(ModelConfig):
                 'truncation_strategy',
                 '--truncation_strategy split: only swift pt can split a row; take delete or right',
             )
+
+    def _derive_evaluation(self) -> None:
+        """When to evaluate: as often as checkpoints are saved, and never without data."""
+        train = self.train
+        if train.eval_steps is not None and train.eval_steps <= 0:
+            self.put('eval_strategy', 'no', self.sources['eval_steps'])
+            train.eval_steps = None
+        elif not self._evaluates() and train.eval_strategy not in (None, 'no'):
+            self.notes.append('eval_strategy: there is no evaluation data (val_dataset or split_dataset_ratio)')
+            self.put('eval_strategy', 'no', 'derived')
+        self.fill('eval_strategy', train.save_strategy if self._evaluates() else 'no')
+        self.fill('eval_steps', train.save_steps)
 
     def _evaluates(self) -> bool:
         return bool(self.data.val_dataset) or self.data.split_dataset_ratio > 0
@@ -165,7 +177,7 @@ class InferConfig(ModelConfig):
         yield from super().check()
         has_data = self.data.dataset or self.data.val_dataset
         if self.engine.metric and not has_data:
-            yield 'metric', '--metric compares answers with data: give --val_dataset'
+            yield 'metric adapters', '--metric compares answers with data: give --val_dataset'
         if self.engine.prompt and has_data:
             yield 'prompt', '--prompt and a dataset at once: give one of them'
 
@@ -188,11 +200,11 @@ class ExportConfig(ModelConfig):
 
     def check(self) -> Iterator[tuple[str, str]]:
         """There must be something to do."""
+        if self.export.merge_lora and not self.model.adapters:
+            yield 'adapters model', '--adapters is missing: give the checkpoint whose adapter is merged'
         yield from super().check()
         if not self.export.merge_lora:
-            yield 'merge_lora', 'nothing to do: give --merge_lora true'
-        elif not self.model.adapters:
-            yield 'adapters', '--adapters is missing: give the checkpoint whose adapter is merged'
+            yield '', 'nothing to do: give --merge_lora true'
 
 
 @dataclass(kw_only=True)
@@ -239,16 +251,12 @@ def resolve(verb: str, args: Sequence[str] | Config | Any | None = None) -> Any:
     Raises:
         ConfigError: with every problem.
     """
-    if isinstance(args, Config):
-        config = args if args.ready else settle(args, VOCABULARY)
-    elif args is None or isinstance(args, (list, tuple)):
-        config = parse(CONFIGS[verb], list(sys.argv[1:] if args is None else args), VOCABULARY, os.environ)
-    elif dataclasses.is_dataclass(args):
-        config = from_values(CONFIGS[verb], _changed(args), VOCABULARY)
-    else:
-        raise ConfigError(f'swift {verb}: expected a list of arguments or a dataclass, got {type(args).__name__}')
-    if not config.ready:
-        _enter(config)
+    if isinstance(args, Config) and args.ready:
+        return args
+    config = _read(verb, args, [])
+    if isinstance(config, ModelConfig) and config.model.load_args and (remote := config.remote_adapters()):
+        config = _read(verb, args, [str(_fetch(name, config.model)) for name in remote])
+    _enter(config)
     return config
 
 
@@ -260,6 +268,26 @@ def deviations(config: Config) -> list[str]:
         if config.verb in row['verbs'].split(',')
         and config.sources.get(row['flag'], 'default') in ('default', 'derived')
     ]
+
+
+def _read(verb: str, args: Any, adapters: list[str]) -> Config:
+    """The configuration; ``adapters`` are the local folders of those that had to be downloaded."""
+    kind = CONFIGS[verb]
+    if args is None or isinstance(args, (list, tuple)):
+        words = list(sys.argv[1:] if args is None else args)
+        return parse(kind, [*words, *(['--adapters', *adapters] if adapters else [])], VOCABULARY, os.environ)
+    if isinstance(args, Config):
+        return settle(args, VOCABULARY)
+    if dataclasses.is_dataclass(args):
+        return from_values(kind, _changed(args) | ({'adapters': adapters} if adapters else {}), VOCABULARY)
+    raise ConfigError(f'swift {verb}: expected a list of arguments or a dataclass, got {type(args).__name__}')
+
+
+def _fetch(name: str, model: ModelArgs) -> Path:
+    """The local folder of an adapter on a hub."""
+    from swift import hub
+
+    return hub.fetch(name, use_hf=model.use_hf, token=model.hub_token)
 
 
 def _changed(args: Any) -> dict[str, Any]:

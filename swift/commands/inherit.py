@@ -34,11 +34,19 @@ TEMPLATES = Path(__file__).parents[1] / 'templates' / 'files'
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder of weights, and the args.json of the run that wrote it (empty if there is none)."""
+    """A folder of weights, perhaps with the args.json of the run that wrote it, there or one folder up."""
 
     folder: Path
-    args: dict[str, Any]
-    source: str
+
+    @property
+    def source(self) -> Path:
+        """Its args.json, or where it would be."""
+        beside = self.folder.parent / 'args.json'
+        return beside if beside.is_file() and not (self.folder / 'args.json').is_file() else self.folder / 'args.json'
+
+    def args(self) -> dict[str, Any]:
+        """The content of its args.json; empty if there is none. Raises ConfigError when it cannot be read."""
+        return _read(self.source) if self.source.is_file() else {}
 
     @property
     def is_adapter(self) -> bool:
@@ -96,7 +104,8 @@ def settings(config: Any, given: AbstractSet[str], *, resumed: str | None = None
     checkpoint = find(text) if text else None
     if checkpoint is None:
         return []
-    flags, args = flags_of(type(config)), dict(checkpoint.args)
+    flags, args = flags_of(type(config)), checkpoint.args()
+    foreign = 'verb' not in args
     args['model'] = _base(checkpoint, args.get('model'))
     names = {*FILLED, *FORCED}
     if model.load_data_args:
@@ -109,13 +118,15 @@ def settings(config: Any, given: AbstractSet[str], *, resumed: str | None = None
         config.notes.append(
             f'{checkpoint.source}: it was trained with --external_plugins {plugins}; never imported by itself'
         )
-    if not _knows_template(checkpoint):
-        names -= {'template'}
-    wanted = (name for name in flags if name in names and args.get(name) is not None)
+    if foreign and not (TEMPLATES / f'{args.get("template")}.jinja').is_file():
+        names -= {'template'}  # args.json of another tool: its template names need not mean anything here
+    taken = {name for name in given if name not in (*FORCED, 'model')}
+    if model.model:  # given, and no adapter folder, see place()
+        taken |= {'model'}
     return [
-        Given(name, (args[name],), f'{checkpoint.source}: {name}', checkpoint.source)
-        for name in wanted
-        if name in FORCED or not (name in given or (name == 'model' and model.model))
+        Given(name, (args[name],), f'{checkpoint.source}: {name}', str(checkpoint.source))
+        for name in flags
+        if name in names - taken and args.get(name) is not None
     ]
 
 
@@ -129,31 +140,19 @@ def find(text: str) -> Checkpoint | None:
     """The checkpoint at a local path: a checkpoint folder, a run folder, or an output folder with runs in it.
 
     Returns None when ``text`` is no local folder (a hub id, say).
-
-    Raises:
-        ConfigError: its args.json cannot be read.
     """
     folder = Path(text)
     if not folder.is_dir():
         return None
     if not any((folder / name).is_file() for name in WEIGHTS):
         folder = _newest(folder) or folder
-    for place in (folder, folder.parent):
-        path = place / 'args.json'
-        if path.is_file():
-            return Checkpoint(folder, _read(path), str(path))
-    return Checkpoint(folder, {}, str(folder / WEIGHTS[0]))
+    return Checkpoint(folder)
 
 
 def _base(checkpoint: Checkpoint, model: str | None) -> str | None:
     """The model of args.json; that of the adapter's own file if there is none, or if it has moved away."""
     own = checkpoint.base_model
     return own if own and (model is None or (not Path(model).exists() and Path(own).exists())) else model
-
-
-def _knows_template(checkpoint: Checkpoint) -> bool:
-    """Whether the template's name means something here: args.json may come from another tool with other names."""
-    return 'verb' in checkpoint.args or (TEMPLATES / f'{checkpoint.args.get("template")}.jinja').is_file()
 
 
 def _newest(folder: Path) -> Path | None:

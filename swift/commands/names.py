@@ -9,7 +9,7 @@ from swift.core.vocabulary import Alias, Vocabulary, read_table
 ESTABLISHED = Path(__file__).with_name('established.tsv')
 DEVIATIONS = Path(__file__).with_name('deviations.tsv')
 IGNORED = Alias(None)
-DTYPES = {'bf16': 'bfloat16', 'fp16': 'float16', 'fp32': 'float32', 'half': 'float16', 'auto': None}
+DTYPES = {'bf16': 'bfloat16', 'fp16': 'float16', 'fp32': 'float32', 'half': 'float16', 'auto': None, 'AUTO': None}
 SWITCH = {'true': 'true', 'false': 'false', 'auto': None}
 
 ALIASES = {
@@ -37,7 +37,19 @@ ALIASES = {
     'max_seq_length': Alias('max_length'),
     'neftune_alpha': Alias('neftune_noise_alpha'),
     'ckpt_dir': Alias('adapters'),
-    'do_sample': IGNORED,
+    'load_dataset_config': Alias('load_data_args'),
+    'preprocess_num_proc': Alias('dataset_num_proc'),
+    'bnb_4bit_comp_dtype': Alias('bnb_4bit_compute_dtype'),
+    'additional_trainable_parameters': Alias('trainable_parameters'),
+    'device_map_config': Alias('device_map'),
+    'use_liger': Alias('use_liger_kernel'),
+    'tools_prompt': Alias('agent_template'),
+    'eval_datasets': Alias('eval_dataset'),
+    'eval_datasets_args': Alias('eval_dataset_args'),
+    'limit_mm_per_prompt': Alias('vllm_limit_mm_per_prompt'),
+    'tp': Alias('lmdeploy_tp'),
+    'vision_batch_size': Alias('lmdeploy_vision_batch_size'),
+    'mcore_adapters': Alias('mcore_adapter'),
     'show_dataset_sample': Alias('val_dataset_sample'),
     'gpu_memory_utilization': Alias('vllm_gpu_memory_utilization'),
     'tensor_parallel_size': Alias('vllm_tensor_parallel_size'),
@@ -47,8 +59,11 @@ ALIASES = {
     'cp_size': Alias('context_parallel_size'),
     'train_micro_batch_size_per_gpu': Alias('per_device_train_batch_size'),
     'gradient_clipping': Alias('max_grad_norm'),
+    'do_sample': IGNORED,
+    'check_dataset_strategy': IGNORED,
+    'acc_steps': IGNORED,
+    'metric_warmup_step': IGNORED,
     'verb': IGNORED,
-    'swift_version': IGNORED,
 }
 
 VALUES = {

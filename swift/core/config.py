@@ -55,7 +55,10 @@ class Config:
         """Fill values that follow from others."""
 
     def check(self) -> Iterator[tuple[str, str]]:
-        """Problems as (flag, what is wrong and what to do)."""
+        """Problems as (flags, what is wrong and what to do).
+
+        One is left out when an earlier problem is about any of its flags; one without flags, after any problem.
+        """
         return iter(())
 
     def get(self, name: str) -> Any:
@@ -120,8 +123,10 @@ def _complete(config: C, reader: _Reader) -> C:
         report.problems += error.problems
     reader.put_into(config)
     config.derive()
-    for name, text in config.check():
-        if name not in report.broken:
+    for names, text in config.check():
+        if names and not report.broken & set(names.split()):
+            report.problem(text, *names.split())
+        elif not names and not report.problems:
             report.problem(text)
     if report.problems:
         raise ConfigError(report.problems)
@@ -194,6 +199,7 @@ class _Reader:
 
     def _renamed(self, given: Given, alias: Alias) -> Given | None:
         if alias.flag is None:
+            self.idle[given.name] = 'an old flag'
             return None
         self.report.notes.append(f'{given.label} is an old name; write {alias.flag}')
         if alias.values is None:
@@ -204,7 +210,7 @@ class _Reader:
         return self.report.problem(f'{given.label}: expected {" or ".join(alias.values)}', alias.flag)
 
     def _unknown(self, given: Given) -> None:
-        known = [*self.flags, *self.rows]
+        known = list(dict.fromkeys([*self.flags, *self.rows]))
         near = sorted(name for name in known if name.startswith(given.name))[:3]
         hint = f'; did you mean {", ".join(near)}?' if near else did_you_mean(given.name, known)
         elsewhere = self.vocabulary.elsewhere(self.verb, given.name)

@@ -5,6 +5,7 @@ Used before anything is installed, so it imports the standard library only.
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -27,10 +28,10 @@ def fold(text: str, cells: int) -> list[str]:
     if width(text) == len(text):
         return textwrap.wrap(text, cells) or ['']
     lines = ['']
-    for char in text:
-        if width(lines[-1] + char) > cells:
+    for piece in re.findall(r'[!-~]{1,20}|.', text):
+        if width(lines[-1] + piece) > cells:
             lines.append('')
-        lines[-1] += char
+        lines[-1] += piece
     return [line.strip() for line in lines]
 
 

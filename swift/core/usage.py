@@ -38,7 +38,7 @@ def usage(config: type, title: str, *, lang: str = 'en', texts: Mapping[str, str
 
     Args:
         title: what the verb does.
-        texts: translations by flag or group class name; what is missing stays English.
+        texts: translations by flag, ``Group.flag`` or group class name; what is missing stays English.
     """
     words, texts = WORDS[lang], texts or {}
     columns = max(NARROW, min(120, shutil.get_terminal_size().columns))
@@ -56,7 +56,7 @@ def usage(config: type, title: str, *, lang: str = 'en', texts: Mapping[str, str
         yield texts.get(cls.__name__) or ' '.join((cls.__doc__ or group).split())
         english = documentation(cls)
         for flag in flags:
-            text = texts.get(flag.name) or english.get(flag.name, '')
+            text = texts.get(f'{cls.__name__}.{flag.name}') or texts.get(flag.name) or english.get(flag.name, '')
             yield from _entry(flag, f'{text} [{words["default"]}: {shown_value(flag.default)}]', columns)
 
 
