@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from swift.core import files
+from swift.core.log import once
 from swift.hub import cache, shipped
 from swift.hub.repository import ERRORS, Hub, Kind, RemoteFile, Repository, Unreachable, choose
 
@@ -52,9 +53,7 @@ def fetch(
         return path
     if kind == 'model' and revision is None and (found := shipped.find(name)):
         path, entry = found
-        logger.info(
-            'model %s: from package %s, %s (--model_revision takes it from the hub)', name, entry.package, entry.note
-        )
+        once(f'model {name}: from package {entry.package}, {entry.note} (--model_revision takes it from the hub)')
         return path
     _refuse_paths(name, kind)
     repository = Repository(name, kind, revision, token)
