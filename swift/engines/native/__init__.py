@@ -9,3 +9,14 @@ sample.py     choose                      logits become tokens
 answer.py     accept                      a token joins its answer;  text.py  tokens become text
 api.py        TransformersEngine          messages in, chat completions out
 """
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """``TransformersEngine``, loaded when it is asked for: the parts can be imported without it."""
+    if name == 'TransformersEngine':
+        from swift.engines.native.api import TransformersEngine
+
+        return TransformersEngine
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -11,15 +11,18 @@ from typing import Any
 
 from torch import nn
 
-from swift.core.errors import ModelError, did_you_mean
+from swift.core.errors import ModelError
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 
 
 def attach(model: nn.Module, name: str, path: Path) -> nn.Module:
-    """Load the peft adapter in ``path`` onto ``model`` under ``name``, not active yet unless it is the first.
+    """Load the peft adapter in ``path`` onto ``model``.
 
-    Embeddings grow to the adapter's size where it brings tokens of its own.
+    Embeddings grow to the adapter's size where it brings tokens of its own. After a failure the model is as before.
+
+    Args:
+        name: peft looks for this text inside the names of tensors, so it must not occur in them by chance.
 
     Returns:
         The model wrapped by peft (the same object if it was wrapped before).
@@ -30,33 +33,29 @@ def attach(model: nn.Module, name: str, path: Path) -> nn.Module:
     from peft import PeftConfig, PeftModel, get_peft_model
 
     _check_folder(path)
-    if not name or '.' in name:
-        raise ModelError(f'adapter name {name!r}: give it a name without dots, as in --adapters name={path}')
-    if isinstance(model, PeftModel) and name in model.peft_config:
-        raise ModelError(f'adapter {name!r} is loaded already; unload it first, or choose another name')
     _grow(model, path)
+    wrapped = model if isinstance(model, PeftModel) else None
     try:
-        if not isinstance(model, PeftModel):
+        if wrapped is None:
             config = PeftConfig.from_pretrained(str(path))
             config.inference_mode = True
-            model = get_peft_model(model, config, adapter_name=name)
-        loaded = model.load_adapter(str(path), name)
+            wrapped = get_peft_model(model, config, adapter_name=name)
+        loaded = wrapped.load_adapter(str(path), name)
+        stray = [*(key for key in loaded.missing_keys if name in key), *loaded.unexpected_keys]
+        if stray:
+            raise ValueError(f'{len(stray)} tensors have no place or are missing, {stray[0]} among them')
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise ModelError(f'{path}: this adapter does not fit the model: {error}') from error
-    if stray := [*loaded.missing_keys, *loaded.unexpected_keys]:
+        if wrapped is not None and name in wrapped.peft_config:
+            detach(wrapped, name)
         raise ModelError(
-            f'{path}: this adapter was made for another model: {len(stray)} of its tensors have no place, or a place '
-            f'has no tensor (first: {stray[0]}). Give the base model it was trained on with --model'
-        )
-    return model.eval()
+            f'{path}: this adapter does not fit the model; give the one it was trained on with --model. {error}'
+        ) from error
+    return wrapped.eval()
 
 
 def detach(model: nn.Module, name: str) -> nn.Module:
     """Take an adapter off, and peft's wrapping with the last one. Returns the model."""
-    names = list(model.peft_config)
-    if name not in names:
-        raise ModelError(f'no adapter {name!r} is loaded{did_you_mean(name, names)}')
-    if names == [name]:
+    if list(model.peft_config) == [name]:
         return model.unload()
     model.delete_adapter(name)
     return model

@@ -6,6 +6,7 @@ Shapes: ``B`` rows, ``L`` columns (the longest row), ``V`` vocabulary.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,7 +33,13 @@ class Runner:
         if not caches or not base._supports_default_dynamic_cache() or base.config.is_encoder_decoder:
             raise ModelError(f'{type(base).__name__}: the native engine cannot answer with this architecture yet')
         self._cache_name = caches[0]
+        if self._cache_name == 'cache_params':  # never padded here, and these models misread a mask of the past
+            self._accepts -= {'attention_mask'}
         self.config = base.config
+        self._inner = {
+            name: name for name in getattr(model, 'peft_config', ())
+        }  # our name -> peft's, where any text will do
+        self._numbers = itertools.count()
         self._active: object = UNKNOWN  # str | None, once known
         empty = kv.make(self.config)
         self.joinable = kv.joinable(empty)
@@ -80,23 +87,29 @@ class Runner:
     @property
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that are loaded."""
-        return tuple(getattr(self.model, 'peft_config', ()))
+        return tuple(self._inner)
 
     def use(self, adapter: str | None) -> None:
         """Answer with ``adapter`` from now on."""
-        if adapter != self._active and self.adapters:
-            adapters.activate(self.model, adapter)
+        if adapter != self._active and self._inner:
+            adapters.activate(self.model, None if adapter is None else self._inner[adapter])
         self._active = adapter
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Put one more adapter on the model. Raises ModelError."""
+        if name in self._inner:
+            raise ModelError(f'adapter {name!r} is loaded already; unload it first, or choose another name')
         self._active = UNKNOWN
-        self.model = adapters.attach(self.model, name, path)
+        inner = f'swift-{next(self._numbers)}'
+        self.model = adapters.attach(self.model, inner, path)
+        self._inner[name] = inner
 
     def unload_adapter(self, name: str) -> None:
         """Take an adapter off. Raises ModelError."""
+        if name not in self._inner:
+            raise ModelError(f'no adapter {name!r} is loaded{did_you_mean(name, self._inner)}')
         self._active = UNKNOWN
-        self.model = adapters.detach(self.model, name)
+        self.model = adapters.detach(self.model, self._inner.pop(name))
 
     # ---------------------------------------------------------------------------------------------------- weights
     def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:

@@ -1,0 +1,161 @@
+"""Between the words of the chat API and the engine's: configurations become Samplings, pieces become responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from swift.core.errors import RequestError
+from swift.core.types import Message, Piece, Sampling, TokenLogprob
+from swift.engines import protocol
+from swift.engines.protocol import InferRequest, RequestConfig
+
+Decode = Callable[[Sequence[int]], str]
+
+NOT_BUILT = {  # field -> values that ask for nothing
+    'num_beams': (1, None),
+    'length_penalty': (1.0, None),
+    'prompt_logprobs': (None,),
+    'structured_outputs_regex': (None,),
+}
+
+
+def conversation(request: InferRequest) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:
+    """The messages and tools of a request.
+
+    Raises:
+        RequestError: it has no messages, or media.
+        RowError: a message cannot be read.
+    """
+    from swift.data.rows import messages as rows
+
+    media: dict[str, list[Any]] = {}
+    turns = rows.conversation(list(request.messages), 'messages', media)
+    if media or request.images or request.videos or request.audios:
+        raise RequestError('pictures, videos and sounds: not built yet', param='messages')
+    return turns, tuple(rows.tools(request.tools)) if request.tools else ()
+
+
+def sampling(config: RequestConfig, defaults: Any, *, longest: int, special: dict[str, int]) -> Sampling:
+    """How to choose tokens.
+
+    Args:
+        defaults: transformers' generation config of the model: what it says counts where ``config`` says nothing.
+        longest: limit of tokens where ``config`` has none.
+        special: tokens that are one id each; as stop words they are recognised by it.
+
+    Raises:
+        RequestError: something is asked for that is not built.
+    """
+    for name, nothing in NOT_BUILT.items():
+        if (value := getattr(config, name)) not in nothing:
+            raise RequestError(f'{name} {value!r}: not built yet', param=name)
+    if config.best_of not in (None, config.n):
+        raise RequestError(f'best_of {config.best_of}: not built yet; ask for n answers', param='best_of')
+    temperature = config.temperature
+    if temperature is None:  # a model whose own config does not draw is greedy
+        temperature = _first(defaults.temperature, 1.0) if defaults.do_sample else 0.0
+    stop = config.stop or []
+    return Sampling(
+        max_tokens=_first(config.max_tokens, longest),
+        temperature=temperature,
+        top_k=_first(config.top_k, defaults.top_k, 0),
+        top_p=_first(config.top_p, defaults.top_p, 1.0),
+        min_p=_first(config.min_p, defaults.min_p, 0.0),
+        repetition_penalty=_first(config.repetition_penalty, defaults.repetition_penalty, 1.0),
+        presence_penalty=config.presence_penalty,
+        frequency_penalty=config.frequency_penalty,
+        stop=tuple(word for word in stop if word not in special),
+        stop_ids=tuple(special[word] for word in stop if word in special),
+        seed=config.seed,
+        logprobs=(config.top_logprobs or 0) if config.logprobs else None,
+        n=config.n,
+    )
+
+
+def end_ids(defaults: Any) -> tuple[int, ...]:
+    """End tokens of a generation config."""
+    ids = defaults.eos_token_id
+    return () if ids is None else tuple(ids) if isinstance(ids, Sequence) else (int(ids),)
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+# -------------------------------------------------------------------------------------------------------- responses
+def collect(
+    pieces: Iterable[Piece], prompt_ids: Sequence[int], config: RequestConfig, *, model: str, decode: Decode
+) -> protocol.ChatCompletionResponse:
+    """The whole response out of its pieces."""
+    texts, ids, logprobs = [''] * config.n, [[] for _ in range(config.n)], [[] for _ in range(config.n)]
+    finish: list[Any] = [None] * config.n
+    for piece in pieces:
+        texts[piece.index] += piece.text
+        ids[piece.index] += piece.ids
+        logprobs[piece.index] += piece.logprobs
+        finish[piece.index] = piece.finish
+    choices = [
+        protocol.ChatCompletionResponseChoice(
+            index=i,
+            message=protocol.ChatMessage('assistant', texts[i]),
+            finish_reason=finish[i],
+            logprobs=openai_logprobs(logprobs[i], decode),
+            token_ids=ids[i] if config.return_details else None,
+        )
+        for i in range(config.n)
+    ]
+    return protocol.ChatCompletionResponse(
+        model=model,
+        choices=choices,
+        usage=usage(len(prompt_ids), sum(map(len, ids))),
+        prompt_token_ids=list(prompt_ids) if config.return_details else None,
+    )
+
+
+class Chunks:
+    """Makes the pieces of one response: they share an id, and only the first of a choice has a role."""
+
+    def __init__(self, prompt_tokens: int, *, model: str, decode: Decode):
+        self._shared = protocol.ChatCompletionStreamResponse(model, [])
+        self._prompt_tokens, self._tokens = prompt_tokens, 0
+        self._decode = decode
+        self._begun: set[int] = set()
+
+    def make(self, piece: Piece) -> protocol.ChatCompletionStreamResponse:
+        """The response for the next piece."""
+        self._tokens += len(piece.ids)
+        first = piece.index not in self._begun
+        self._begun.add(piece.index)
+        choice = protocol.ChatCompletionResponseStreamChoice(
+            index=piece.index,
+            delta=protocol.DeltaMessage('assistant' if first else None, piece.text),
+            finish_reason=piece.finish,
+            logprobs=openai_logprobs(piece.logprobs, self._decode),
+        )
+        shared = self._shared
+        counted = usage(self._prompt_tokens, self._tokens)
+        return protocol.ChatCompletionStreamResponse(
+            shared.model, [choice], counted, id=shared.id, created=shared.created
+        )
+
+
+def usage(prompt: int, completion: int) -> protocol.UsageInfo:
+    """Counts of tokens."""
+    return protocol.UsageInfo(prompt, completion, prompt + completion)
+
+
+def openai_logprobs(logprobs: Sequence[TokenLogprob], decode: Decode) -> dict[str, Any] | None:
+    """The ``logprobs`` of a choice in the API's form; None if none were asked for."""
+    if not logprobs:
+        return None
+    content = []
+    for each in logprobs:
+        top = [_token(id, logprob, decode) for id, logprob in each.top]
+        content.append({**_token(each.id, each.logprob, decode), 'top_logprobs': top})
+    return {'content': content}
+
+
+def _token(id: int, logprob: float, decode: Decode) -> dict[str, Any]:
+    text = decode([id])
+    return {'token': text, 'logprob': logprob, 'bytes': list(text.encode())}
