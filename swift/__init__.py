@@ -22,7 +22,7 @@ EXPORTS = {
     'InferArguments': 'swift.commands.arguments:InferArguments',
     'ExportArguments': 'swift.commands.arguments:ExportArguments',
     'BaseArguments': 'swift.commands.arguments:BaseArguments',
-    'get_model': 'swift.models.load:get_model',
+    'get_model': 'swift.commands.get_model:get_model',
     'get_model_processor': 'swift.models.load:get_model_processor',
     'get_processor': 'swift.models.load:get_processor',
     'get_template': 'swift.templates:get_template',
