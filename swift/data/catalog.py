@@ -67,7 +67,13 @@ class DatasetMeta:
     @property
     def names(self) -> list[str]:
         """Every name that finds it."""
-        return [each for each in (self.dataset_name, self.ms_dataset_id, self.hf_dataset_id) if each]
+        return list(dict.fromkeys(filter(None, (self.dataset_name, self.ms_dataset_id, self.hf_dataset_id))))
+
+    def is_local(self, name: str) -> bool:
+        """Whether ``name`` means its path, not a hub's dataset: hub ids do, but for the one that it is called by."""
+        if self.dataset_path is None:
+            return False
+        return _plain(name) == _plain(self.dataset_name or '') or not (self.ms_dataset_id or self.hf_dataset_id)
 
     def subset(self, name: str) -> SubsetDataset:
         """A subset by name, with the dataset's own answers where it has none."""
