@@ -5,8 +5,10 @@ Blocks of 2 to 8 bits become bfloat16; a file of floats keeps its type, and ever
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,13 @@ from swift.hub import cache
 
 logger = logging.getLogger(__name__)
 
+# Special token of a tokenizer -> key of the metadata that has its id.
+SPECIAL = {
+    'bos_token': 'tokenizer.ggml.bos_token_id',
+    'eos_token': 'tokenizer.ggml.eos_token_id',
+    'unk_token': 'tokenizer.ggml.unknown_token_id',
+    'pad_token': 'tokenizer.ggml.padding_token_id',
+}
 # What llama.cpp writes instead of the parameters of Llama 3.1's rope: one factor for each frequency.
 LLAMA3_FACTORS = 'rope_freqs.weight'
 LLAMA3 = {
@@ -38,27 +47,31 @@ def convert(path: Path) -> Path:
     with path.open('rb') as file:
         if file.read(4) != b'GGUF':
             raise ModelError(f'{path}: not a GGUF file')
+        file.seek(0)
         digest = hashlib.file_digest(file, 'sha256').hexdigest()
     final = cache.folder('gguf') / f'{path.stem}-{digest[:16]}'
     if not final.is_dir():
         logger.info('%s: unpacking it once, to %s', path.name, final)
-        _unpack(path, final, digest)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            _unpack(path, final, digest)
     return final
 
 
 def _unpack(path: Path, final: Path, digest: str) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedTokenizerFast
-    from transformers.integrations.gguf import GgufHeader
+    from transformers.integrations.gguf import GgufHeader, read_gguf_metadata
 
     source: dict[str, Any] = {'pretrained_model_name_or_path': path.parent, 'gguf_file': path.name}
     try:
         header = GgufHeader.from_file(str(path))
+        metadata, _ = read_gguf_metadata(str(path))
         dtype = header.dtype or torch.bfloat16
         tokenizer = PreTrainedTokenizerFast.from_pretrained(**source)
+        _name_special_tokens_(tokenizer, metadata)
         config = AutoConfig.from_pretrained(**source)
         config._name_or_path = ''
-        _carry_rope_(config, header)
+        _carry_rope_(config, header, metadata)
         model, report = AutoModelForCausalLM.from_pretrained(
             **source,
             config=config,
@@ -66,7 +79,7 @@ def _unpack(path: Path, final: Path, digest: str) -> None:
             quantization_config=GgufConfig(dequantize=True),
             output_loading_info=True,
         )
-    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, LookupError, OSError, RuntimeError, struct.error) as error:
         raise ModelError(f'{path}: transformers cannot read this GGUF file ({error})') from error
     if missing := sorted(report['missing_keys']):
         raise ModelError(f'{path}: {len(missing)} weights are not in the file: {", ".join(missing[:5])}')
@@ -80,14 +93,21 @@ def _unpack(path: Path, final: Path, digest: str) -> None:
         tokenizer.save_pretrained(folder)
 
 
+def _name_special_tokens_(tokenizer: Any, metadata: dict[str, Any]) -> None:
+    """Take the ids of the file: transformers 5.17 confuses them. To go when the window of versions starts later."""
+    for name, key in SPECIAL.items():
+        if key in metadata:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(metadata[key]))
+
+
 # ---------------------------------------------------------------------------------------------------- positions
-def _carry_rope_(config: Any, header: Any) -> None:
+def _carry_rope_(config: Any, header: Any, metadata: dict[str, Any]) -> None:
     """Carry a scaling of positions over into ``config``; transformers leaves it behind for most architectures.
 
     Raises:
         ModelError: it is of a kind that cannot be carried over.
     """
-    from transformers.integrations.gguf import load_gguf_state_dict, read_gguf_metadata
+    from transformers.integrations.gguf import load_gguf_state_dict
 
     names = header.ggml_types
     if LLAMA3_FACTORS in names:
@@ -95,7 +115,6 @@ def _carry_rope_(config: Any, header: Any) -> None:
         return
     if any(name.startswith('rope_factors_') for name in names):
         raise ModelError('its positions are scaled by tables (longrope): use the safetensors of this model')
-    metadata, _ = read_gguf_metadata(header.path)
     key = f'{header.architecture}.rope.scaling'
     kind, factor = metadata.get(f'{key}.type', 'none'), metadata.get(f'{key}.factor', 1.0)
     if kind == 'none' or factor == 1.0 or config.rope_parameters.get('rope_type') == kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
@@ -65,7 +66,9 @@ def test_the_tokenizer_its_template_and_the_end_token_survive(tmp_path):
 def test_the_result_is_a_plain_folder_with_a_manifest(tmp_path, cache):
     path = load(write(tmp_path / 'tiny.gguf')).info.path
     assert path.parent == cache
-    assert files.verify(path).facts['source'] == 'tiny.gguf'
+    facts = files.verify(path).facts
+    assert facts['source'] == 'tiny.gguf'
+    assert facts['source_sha256'] == hashlib.sha256((tmp_path / 'tiny.gguf').read_bytes()).hexdigest()
     assert 'quantization_config' not in json.loads((path / 'config.json').read_text())
     assert torch.isfinite(logits(AutoModelForCausalLM.from_pretrained(path))).all()
 
@@ -86,9 +89,10 @@ def test_a_file_of_another_format_is_refused(tmp_path):
         load(tmp_path / 'x.gguf')
 
 
-def test_a_file_that_was_cut_off_leaves_nothing_in_the_cache(tmp_path, cache):
+@pytest.mark.parametrize('keep', [4, 20, 300, 9000, -50_000])
+def test_a_file_that_was_cut_off_leaves_nothing_in_the_cache(tmp_path, cache, keep):
     path = write(tmp_path / 'tiny.gguf')
-    path.write_bytes(path.read_bytes()[:-50_000])
+    path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ModelError, match='transformers cannot read this GGUF file'):
         load(path)
     assert not cache.exists() or not list(cache.iterdir())
