@@ -22,6 +22,7 @@ from swift.hub.repository import ERRORS, Hub, Kind, RemoteFile, Repository, Unre
 logger = logging.getLogger(__name__)
 
 HUBS = {'modelscope': 'swift.hub.modelscope', 'huggingface': 'swift.hub.huggingface'}
+ATTEMPTS = 3  # of a download whose connection breaks
 
 
 def fetch(
@@ -87,25 +88,44 @@ def _from_hub(repository: Repository, title: str, record: Path, allow: Sequence[
     offline = importlib.import_module(HUBS['huggingface']).is_offline()
     hub = cast(Hub, importlib.import_module(HUBS[title]))
     if offline:
-        return hub.cached(repository) or _give_up(repository, hub, 'HF_HUB_OFFLINE forbids the network')
+        return _copy_left(repository, hub, record, 'HF_HUB_OFFLINE forbids the network')
     try:
         wanted = choose(repository, hub.listing(repository), allow, ignore)
-        size = sum(file.size for file in wanted) / 1e9
-        logger.info('%s: %d files, %.2f GB from %s', repository.name, len(wanted), size, hub.TITLE)
-        folder = hub.download(repository, wanted)
     except Unreachable as problem:
         reason = f'{hub.TITLE} is out of reach ({problem})'
-        folder = hub.cached(repository) or _give_up(repository, hub, reason)
+        folder = _copy_left(repository, hub, record, reason)
         logger.warning('%s: using the copy in %s as it is', reason, folder)
         return folder
-    _keep_record(record, folder, wanted)
+    size = sum(file.size for file in wanted) / 1e9
+    logger.info('%s: %d files, %.2f GB from %s', repository.name, len(wanted), size, hub.TITLE)
+    _write_record(record, None, wanted)
+    folder = _download(repository, hub, wanted)
+    _write_record(record, folder, wanted)
     return folder
+
+
+def _download(repository: Repository, hub: Hub, wanted: Sequence[RemoteFile]) -> Path:
+    """Download, and continue after a broken connection; the clients themselves do so in part."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return hub.download(repository, wanted)
+        except Unreachable as problem:
+            logger.warning(
+                '%s: the download broke off (%s), attempt %d of %d', repository.name, problem, attempt, ATTEMPTS
+            )
+    raise repository.error(f'the download from {hub.TITLE} broke off; run again to continue it where it is')
+
+
+def _copy_left(repository: Repository, hub: Hub, record: Path, reason: str) -> Path:
+    """What another program has downloaded. What we began and did not finish is no copy."""
+    folder = None if record.exists() else hub.cached(repository)
+    return folder or _give_up(repository, hub, reason)
 
 
 def _give_up(repository: Repository, hub: Hub, reason: str) -> NoReturn:
     command = hub.COMMAND.format(name=repository.name, kind=repository.kind)
     lines = [
-        f'{reason}, and there is no copy of it on this machine. Do one of these:',
+        f'{reason}, and there is no whole copy of it on this machine. Do one of these:',
         f'- on a machine with a network: `{command}`, then give FOLDER as the name',
         f'- ask the other hub ({hub.OTHER}) or a mirror (set HF_ENDPOINT or MODELSCOPE_ENDPOINT)',
     ]
@@ -117,16 +137,17 @@ def _give_up(repository: Repository, hub: Hub, reason: str) -> NoReturn:
 
 # ------------------------------------------------------------------------------------------------------- records
 def _record_of(repository: Repository, hub: str, allow: Sequence[str], ignore: Sequence[str]) -> Path:
-    """One small file for each thing that can be asked for; it exists once that is complete and checked."""
+    """One small file for each thing that can be asked for; it names the folder once that is complete and checked."""
     choice = json.dumps([repository.revision, sorted(allow), sorted(ignore)])
     key = hashlib.sha256(choice.encode()).hexdigest()[:12]
     return cache.folder('hub') / hub / f'{repository.kind}--{repository.name.replace("/", "--")}--{key}.json'
 
 
-def _keep_record(record: Path, folder: Path, wanted: Sequence[RemoteFile]) -> None:
+def _write_record(record: Path, folder: Path | None, wanted: Sequence[RemoteFile]) -> None:
+    """Note that a download has begun (no ``folder`` yet), or is complete."""
     record.parent.mkdir(parents=True, exist_ok=True)
-    sizes = {file.path: (folder / file.path).stat().st_size for file in wanted}
-    files.write(record, json.dumps({'folder': str(folder), 'files': sizes}, indent=1) + '\n')
+    sizes = {file.path: (folder / file.path).stat().st_size for file in wanted} if folder else {}
+    files.write(record, json.dumps({'folder': folder and str(folder), 'files': sizes}, indent=1) + '\n')
 
 
 def _recorded(record: Path) -> Path | None:
@@ -134,6 +155,8 @@ def _recorded(record: Path) -> Path | None:
     try:
         facts = json.loads(record.read_text(encoding='utf-8'))
     except (OSError, ValueError):
+        return None
+    if facts['folder'] is None:
         return None
     folder = Path(facts['folder'])
     try:

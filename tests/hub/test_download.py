@@ -205,6 +205,16 @@ def test_a_hub_that_is_down_leaves_the_copy_in_use(hub, use_hf, monkeypatch, tmp
     assert 'out of reach' in caplog.text
 
 
+def test_a_download_that_was_not_finished_is_no_copy(hub, use_hf, monkeypatch):
+    hub.cut['model.safetensors'] = 100_000
+    monkeypatch.setattr('swift.hub.download.ATTEMPTS', 0)
+    with pytest.raises(ModelError, match='broke off; run again to continue'):
+        fetch('acme/tiny', use_hf=use_hf)
+    monkeypatch.setattr(hf, 'HF_HUB_OFFLINE', True)
+    with pytest.raises(ModelError, match='no whole copy'):
+        fetch('acme/tiny', use_hf=use_hf)
+
+
 def test_a_hub_that_is_down_says_what_to_do(hub, use_hf, monkeypatch):
     unplug(monkeypatch)
     with pytest.raises(ModelError, match='out of reach'):
