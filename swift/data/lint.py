@@ -161,7 +161,7 @@ class Examiner:
         self._control = re.compile('|'.join(map(re.escape, longest_first))) if longest_first else None
         self._findings = {name: Finding(name) for name in RULES}
         self._stats = Stats()
-        self._block: list[tuple[Encoded, bool]] = []
+        self._block: list[tuple[Encoded, bool, bool]] = []  # sequence, of a conversation, first of its row
         self._tokens = 0
         self._likeness = Likeness()
         self._paths: dict[str, int] = {}
@@ -172,8 +172,8 @@ class Examiner:
         self._stats.rows += 1
         for rule in sorted(set(self._text_faults(sample))):
             self._findings[rule].add(str(sample.origin))
-        for each in encoded:
-            self._block.append((each, sample.text is None))
+        for i, each in enumerate(encoded):
+            self._block.append((each, sample.text is None, i == 0))
             self._tokens += len(each)
             self._places[0].append(self._paths.setdefault(each.origin.path, len(self._paths)))
             self._places[1].append(each.origin.row)
@@ -204,21 +204,24 @@ class Examiner:
     def _look_at_block(self) -> None:
         if not self._block:
             return
-        rows, chats = [each for each, _ in self._block], np.asarray([chat for _, chat in self._block])
-        first = len(self._places[0]) - len(rows)
-        lengths = np.asarray([len(each) for each in rows])
+        sequences = [each for each, _, _ in self._block]
+        chats, firsts = np.asarray([each[1:] for each in self._block]).T
+        before = len(self._places[0]) - len(sequences)
+        lengths = np.asarray([len(each) for each in sequences])
         starts = np.cumsum(lengths) - lengths
-        ids = np.concatenate([each.input_ids for each in rows])
-        trained = np.concatenate([each.weight for each in rows]) > 0
+        ids = np.concatenate([each.input_ids for each in sequences])
+        trained = np.concatenate([each.weight for each in sequences]) > 0
         last = np.maximum.reduceat(np.where(trained, np.arange(len(ids)), -1), starts)
         self._stats.add(lengths, int(trained.sum()))
-        self._note('zero-loss', last < 0, first)
+        rows = np.flatnonzero(firsts)
+        self._note('zero-loss', before + rows[np.maximum.reduceat(last, rows) < 0])  # a piece of a row may have none
         if len(self._stop_ids):
             open_end = chats & (last >= 0) & ~np.isin(ids[last], self._stop_ids)
-            cut = lengths >= self._max_length if self._max_length else np.zeros(len(rows), bool)
-            self._note('truncated', open_end & cut, first)
-            self._note('missing-stop', open_end & ~cut, first)
-        self._likeness.add([each.input_ids[CONTENT[each.role]] if len(each.role) else each.input_ids for each in rows])
+            cut = lengths >= (self._max_length or np.inf)
+            self._note('truncated', before + np.flatnonzero(open_end & cut))
+            self._note('missing-stop', before + np.flatnonzero(open_end & ~cut))
+        contents = [each.input_ids[CONTENT[each.role]] if len(each.role) else each.input_ids for each in sequences]
+        self._likeness.add(contents)
         self._block, self._tokens = [], 0
 
     def digests(self) -> np.ndarray:
@@ -226,9 +229,9 @@ class Examiner:
         self._look_at_block()
         return self._likeness.digests()
 
-    def _note(self, rule: str, found: np.ndarray, first: int) -> None:
-        for i in np.flatnonzero(found).tolist():
-            self._findings[rule].add(self._place(first + i))
+    def _note(self, rule: str, sequences: np.ndarray) -> None:
+        for i in sequences.tolist():
+            self._findings[rule].add(self._place(i))
 
     def _place(self, sequence: int) -> str:
         path = next(path for path, number in self._paths.items() if number == self._places[0][sequence])
