@@ -21,8 +21,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from swift.core.errors import ConfigError, did_you_mean
 
 FOLDER = Path(__file__).with_name('catalog')
@@ -58,6 +56,8 @@ class Family:
 @cache
 def families() -> tuple[Family, ...]:
     """The whole catalogue."""
+    import yaml  # here, so that reading flags imports none of it
+
     loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
     files = sorted(FOLDER.glob('*.yaml'))
     return tuple(_family(row) for file in files for row in yaml.load(file.read_text(encoding='utf-8'), loader))

@@ -10,9 +10,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from swift import hub
 from swift.core.errors import ConfigError, ModelError
 from swift.core.types import ModelInfo
-from swift.hub import fetch
 from swift.models import catalog, weights
 from swift.models.args import ModelArgs
 
@@ -59,7 +59,7 @@ def folder_of(args: ModelArgs) -> Path:
     if not args.model:
         raise ConfigError('--model is missing: give a model id, a local folder or a GGUF file')
     name = args.model if Path(args.model).exists() else catalog.id_on(args.model, use_hf=args.use_hf)
-    path = fetch(name, revision=args.model_revision, use_hf=args.use_hf, token=args.hub_token)
+    path = hub.fetch(name, revision=args.model_revision, use_hf=args.use_hf, token=args.hub_token)
     if path.is_dir() and not (path / 'config.json').is_file():
         path = _only_gguf(path)
     if path.suffix == '.gguf':

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ ATTENTION = {
     'flash_attention_4': ('flash_attention_4', 'is_flash_attn_4_available'),
     'flex_attention': ('flex_attention', 'is_torch_flex_attn_available'),
 }
+NOTICEABLE = 1_000_000_000  # parameters from which loading takes seconds
 GENERATING = ('ForCausalLM', 'LMHeadModel', 'ForConditionalGeneration')
 
 
@@ -249,9 +251,10 @@ def _build(info: ModelInfo, options: dict[str, Any], new_ids: list[int]) -> nn.M
     from transformers import AutoModelForCausalLM
 
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            info.path, config=info.config, local_files_only=True, output_loading_info=True, **options
-        )
+        with _progress(shown=info.parameters is None or info.parameters > NOTICEABLE):
+            model, report = AutoModelForCausalLM.from_pretrained(
+                info.path, config=info.config, local_files_only=True, output_loading_info=True, **options
+            )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise ModelError(f'{info.path}: the weights cannot be loaded ({type(error).__name__}: {error})') from error
     if missing := sorted(report['missing_keys']):
@@ -266,3 +269,18 @@ def _build(info: ModelInfo, options: dict[str, Any], new_ids: list[int]) -> nn.M
 
         grow_(model, new_ids)
     return model
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[None]:
+    """Leave out the progress bar of transformers while something short is loaded."""
+    from transformers.utils import logging as bars
+
+    if shown or not bars.is_progress_bar_enabled():
+        yield
+        return
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bar()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from typing import Any
 
 from swift.core.errors import ConfigError, ModelError
+
+logger = logging.getLogger(__name__)
 
 TYPES = ('linear', 'dynamic', 'yarn')
 WITH_ORIGINAL = ('yarn', 'llama3', 'longrope')  # types whose parameters hold the length before scaling
@@ -26,7 +29,7 @@ def scale_(config: Any, scaling: str | None, max_model_len: int | None) -> int |
     """
     text = config.get_text_config()
     if scaling is None:
-        _refuse_beyond_table(text, max_model_len)
+        _check_reach(text, max_model_len)
         return max_model_len
     wanted = _parse(scaling)
     old = getattr(text, 'rope_parameters', None)
@@ -68,8 +71,15 @@ def _original(text: Any, old: dict[str, Any]) -> int:
     return old.get('original_max_position_embeddings') or text.max_position_embeddings
 
 
-def _refuse_beyond_table(text: Any, max_model_len: int | None) -> None:
+def _check_reach(text: Any, max_model_len: int | None) -> None:
     """Learned positions end where their table ends; rotary ones go on, only worse."""
     table = getattr(text, 'n_positions', None) or getattr(text, 'max_position_embeddings', None)
-    if max_model_len and table and max_model_len > table and not getattr(text, 'rope_parameters', None):
+    if not max_model_len or not table or max_model_len <= table:
+        return
+    if not getattr(text, 'rope_parameters', None):
         raise ConfigError(f'--max_model_len {max_model_len}: a model of type {text.model_type} has {table} positions')
+    logger.warning(
+        '--max_model_len %d: the model was made for %d positions; --rope_scaling yarn stretches them',
+        max_model_len,
+        table,
+    )

@@ -78,6 +78,11 @@ def test_learned_positions_end_with_their_table():
         rope.scale_(tiny.config('gpt2'), None, 4096)
 
 
+def test_rotary_positions_go_on_with_a_warning(config, log):
+    assert rope.scale_(config, None, 8192) == 8192
+    assert 'made for 4096 positions; --rope_scaling yarn' in log.text
+
+
 def test_a_scaled_model_loads_and_says_its_length(folder):
     plain = models.load(ModelArgs(model=str(folder))).build()
     builder = models.load(ModelArgs(model=str(folder), rope_scaling=json.dumps({'type': 'linear', 'factor': 2.0})))
