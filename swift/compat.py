@@ -21,6 +21,11 @@ NAMES = EXPORTS | {
     'get_model_tokenizer': 'swift.models.load:get_model_processor',
     'register_dataset_info': 'swift.data:register_dataset_info',
     'SubsetDataset': 'swift.data:SubsetDataset',
+    'RowPreprocessor': 'swift.data:RowPreprocessor',
+    'ResponsePreprocessor': 'swift.data:ResponsePreprocessor',
+    'AlpacaPreprocessor': 'swift.data:AlpacaPreprocessor',
+    'MessagesPreprocessor': 'swift.data:MessagesPreprocessor',
+    'AutoPreprocessor': 'swift.data:AutoPreprocessor',
 }
 
 TRAINERS = 'training with your own Python objects; use sft_main'
@@ -46,9 +51,8 @@ TO_COME = {
         'export_to_ollama',
         PLUGINS: 'agent_template_map BaseAgentTemplate loss_map BaseLoss eval_metrics_map MeanMetric optimizers_map '
         'OptimizerCallback callbacks_map TrainerCallback loss_scale_map LossScale get_loss_scale ALL_BASE_STRATEGY '
-        'ConfigLossScale extra_tuners RowPreprocessor ResponsePreprocessor AlpacaPreprocessor MessagesPreprocessor '
-        'OpenAIMessagesPreprocessor AnthropicMessagesPreprocessor AutoPreprocessor MediaResource DatasetLoader '
-        'DatasetSyntax DATASET_MAPPING DATASET_TYPE get_dataset_list sample_dataset',
+        'ConfigLossScale extra_tuners OpenAIMessagesPreprocessor AnthropicMessagesPreprocessor MediaResource '
+        'DatasetLoader DatasetSyntax DATASET_MAPPING DATASET_TYPE get_dataset_list sample_dataset',
         MODELS: 'Model ModelGroup ModelMeta ModelLoader ModelInfo ModelType LLMModelType MLLMModelType MODEL_MAPPING '
         'MultiModelKeys ModelArch register_model register_model_arch get_model_info_meta get_matched_model_types '
         'Template TemplateMeta TemplateType TEMPLATE_MAPPING TemplateInputs StdTemplateInputs MaxLengthError '

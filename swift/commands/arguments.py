@@ -11,8 +11,7 @@ import dataclasses
 from typing import Any, Self
 
 from swift.commands import inherit
-from swift.commands.configs import CONFIGS
-from swift.commands.names import VOCABULARY
+from swift.commands.configs import CONFIGS, VOCABULARY
 from swift.core.errors import ConfigError
 from swift.core.flags import flags_of
 

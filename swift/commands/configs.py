@@ -18,12 +18,13 @@ from typing import Any, ClassVar
 
 from swift.commands import checks, inherit
 from swift.commands.args import DoctorArgs, InspectArgs, PluginArgs, ShowArgs
-from swift.commands.names import DEVIATIONS, VOCABULARY
+from swift.commands.names import ALIASES, DEVIATIONS, ESTABLISHED, PATHS, SECTIONS, VALUES, VARIABLES
 from swift.core.config import Config, from_values, parse, settle
 from swift.core.errors import ConfigError
+from swift.core.flags import flags_of
 from swift.core.layers import Given
 from swift.core.log import get_logger, once
-from swift.core.vocabulary import read_table
+from swift.core.vocabulary import Vocabulary, read_table
 from swift.data.args import DataArgs
 from swift.engines.args import EngineArgs, GenerationArgs
 from swift.export.args import ExportArgs
@@ -240,6 +241,19 @@ CONFIGS: dict[str, type[Config]] = {
         SftConfig, PtConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, ShowConfig, DoctorConfig,
     )
 }  # fmt: skip
+
+
+def elsewhere(verb: str, name: str) -> str:
+    """Says which other verbs take a flag; empty when none does."""
+    verbs = {other for other, config in CONFIGS.items() if name in flags_of(config)}
+    for line in read_table(ESTABLISHED):
+        if line['name'] == name:
+            verbs.update(line['verbs'].split(','))
+    verbs.discard(verb)
+    return f'; it belongs to {", ".join(sorted(verbs))}' if verbs else ''
+
+
+VOCABULARY = Vocabulary(ALIASES, VALUES, PATHS, SECTIONS, VARIABLES, ESTABLISHED, elsewhere)
 
 
 def resolve(verb: str, args: Sequence[str] | Config | Any | None = None) -> Any:

@@ -29,9 +29,6 @@ RUN = re.compile(r'v(\d+)-\d{8}-\d{6}')
 WEIGHTS = ('adapter_config.json', 'config.json')
 
 
-TEMPLATES = Path(__file__).parents[1] / 'templates' / 'files'
-
-
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A folder of weights, perhaps with the args.json of the run that wrote it, there or one folder up."""
@@ -105,7 +102,6 @@ def settings(config: Any, given: AbstractSet[str], *, resumed: str | None = None
     if checkpoint is None:
         return []
     flags, args = flags_of(type(config)), checkpoint.args()
-    foreign = 'verb' not in args
     args['model'] = _base(checkpoint, args.get('model'))
     names = {*FILLED, *FORCED}
     if model.load_data_args:
@@ -118,8 +114,8 @@ def settings(config: Any, given: AbstractSet[str], *, resumed: str | None = None
         config.notes.append(
             f'{checkpoint.source}: it was trained with --external_plugins {plugins}; never imported by itself'
         )
-    if foreign and not (TEMPLATES / f'{args.get("template")}.jinja').is_file():
-        names -= {'template'}  # args.json of another tool: its template names need not mean anything here
+    if 'verb' not in args and not _knows_template(args.get('template')):
+        names -= {'template'}
     taken = {name for name in given if name not in (*FORCED, 'model')}
     if model.model:  # given, and no adapter folder, see place()
         taken |= {'model'}
@@ -153,6 +149,13 @@ def _base(checkpoint: Checkpoint, model: str | None) -> str | None:
     """The model of args.json; that of the adapter's own file if there is none, or if it has moved away."""
     own = checkpoint.base_model
     return own if own and (model is None or (not Path(model).exists() and Path(own).exists())) else model
+
+
+def _knows_template(name: str | None) -> bool:
+    """Whether a template's name means something here: args.json of another tool may say any."""
+    from swift.templates import catalog
+
+    return name in catalog.names() or name in catalog.established()
 
 
 def _newest(folder: Path) -> Path | None:

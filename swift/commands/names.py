@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swift.core.vocabulary import Alias, Vocabulary, read_table
+from swift.core.vocabulary import Alias
 
 ESTABLISHED = Path(__file__).with_name('established.tsv')
 DEVIATIONS = Path(__file__).with_name('deviations.tsv')
@@ -140,19 +140,3 @@ OTHER_VARIABLES = {
     'WANDB_PROJECT': 'Project of Weights & Biases.',
     'WANDB_MODE': 'offline keeps Weights & Biases on this machine.',
 }
-
-
-def elsewhere(verb: str, name: str) -> str:
-    """Says which other verbs take a flag; empty when none does."""
-    from swift.commands.configs import CONFIGS
-    from swift.core.flags import flags_of
-
-    verbs = {other for other, config in CONFIGS.items() if name in flags_of(config)}
-    for line in read_table(ESTABLISHED):
-        if line['name'] == name:
-            verbs.update(line['verbs'].split(','))
-    verbs.discard(verb)
-    return f'; it belongs to {", ".join(sorted(verbs))}' if verbs else ''
-
-
-VOCABULARY = Vocabulary(ALIASES, VALUES, PATHS, SECTIONS, VARIABLES, ESTABLISHED, elsewhere)

@@ -19,8 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from swift.commands.configs import CONFIGS, resolve
-from swift.commands.names import ALIASES, DEVIATIONS, ESTABLISHED, OTHER_VARIABLES, VARIABLES, VOCABULARY
+from swift.commands.configs import CONFIGS, VOCABULARY, resolve
+from swift.commands.names import ALIASES, DEVIATIONS, ESTABLISHED, OTHER_VARIABLES, VARIABLES
 from swift.core.config import dump, parse
 from swift.core.errors import ConfigError, did_you_mean
 from swift.core.flags import documentation, flags_of, groups_of
@@ -143,7 +143,16 @@ def _models(words: list[str]) -> Iterator[Table]:
 def _datasets(words: list[str]) -> Iterator[Table]:
     from swift.data import catalog
 
-    yield 'Datasets', ['name', 'source', 'subsets', 'about'], _matching(words, catalog.rows())
+    metas = {id(meta): meta for meta in map(catalog.find, catalog.names()) if meta}
+    rows = [
+        (
+            ' | '.join(meta.names),
+            ' '.join(str(getattr(s, 'subset', s)) for s in meta.subsets),
+            meta.help or ' '.join(meta.tags),
+        )
+        for meta in metas.values()
+    ]
+    yield 'Datasets', ['names', 'subsets', 'about'], _matching(words, rows)
 
 
 def _templates(words: list[str]) -> Iterator[Table]:

@@ -7,8 +7,8 @@ import pytest
 
 import swift
 from swift.commands import arguments, names
-from swift.commands.configs import CONFIGS, SftConfig, deviations, resolve
-from swift.commands.names import ESTABLISHED, VOCABULARY
+from swift.commands.configs import CONFIGS, VOCABULARY, SftConfig, deviations, resolve
+from swift.commands.names import ESTABLISHED
 from swift.commands.show import chinese
 from swift.core.config import dump, parse
 from swift.core.errors import ConfigError
@@ -190,12 +190,23 @@ def test_what_cannot_work_is_refused_with_a_reason(verb, argv, part):
 
 
 @pytest.mark.parametrize(
-    'argv', [['--model', './nowhere'], ['--dataset', 'rows.jsonl'], ['--dataset', '/x/y.csv#500'], ['--template', 'my.jinja'],
-             ['--val_dataset', 'a/b/c:sub'], ['--external_plugins', 'p.py'], ['--resume_from_checkpoint', 'out/checkpoint-3'],
-             ['--system', 'sys.txt'], ['--loss_scale', 'default+mine.json'], ['--model', 'm.gguf'], ['--adapters', 'out/v0/c-1']],
-)  # fmt: skip
-def test_local_files_that_are_not_there_are_found_before_anything_starts(argv):
-    assert any('there is no' in problem for problem in problems('sft', *SFT, *argv))
+    ('flag', 'path'),
+    [
+        ('--model', './nowhere'),
+        ('--model', 'm.gguf'),
+        ('--dataset', 'rows.jsonl'),
+        ('--dataset', '/x/y.csv#500'),
+        ('--val_dataset', 'a/b/c:sub'),
+        ('--template', 'my.jinja'),
+        ('--external_plugins', 'p.py'),
+        ('--resume_from_checkpoint', 'out/checkpoint-3'),
+        ('--system', 'sys.txt'),
+        ('--loss_scale', 'default+mine.json'),
+        ('--adapters', 'out/v0/c-1'),
+    ],
+)
+def test_local_files_that_are_not_there_are_found_before_anything_starts(flag, path):
+    assert any('there is no' in problem for problem in problems('sft', *SFT, flag, path))
 
 
 @pytest.mark.parametrize('name', ['owner/name', 'hf::owner/name:sub#20', 'self-cognition#100', 'name:all'])
@@ -281,9 +292,7 @@ def test_an_adapter_needs_no_other_flag(tmp_path):
     base = tmp_path / 'base'
     base.mkdir()
     (base / 'config.json').write_text('{}')
-    saved = dict(
-        model=str(base), system='Be kind.', template='chatml', torch_dtype='bfloat16', max_length=7, lora_rank=3
-    )
+    saved = {'model': str(base), 'system': 'Be kind.', 'template': 'chatml', 'max_length': 7, 'lora_rank': 3}
     folder = checkpoint(tmp_path / 'out' / 'v0-20260101-000000', **saved)
     cfg = config('infer', '--adapters', str(folder))
     assert (cfg.model.model, cfg.template.system, cfg.template.template) == (str(base), 'Be kind.', 'chatml')
@@ -392,7 +401,7 @@ def test_main_functions_take_a_list_a_dataclass_or_the_command_line(monkeypatch,
     ]  # fmt: skip
     assert len({json.dumps(dump(way).args) for way in ways}) == 1
     assert resolve('sft', ways[0]) is ways[0]
-    with pytest.raises(ConfigError, match='got an? int|got int'):
+    with pytest.raises(ConfigError, match='got int'):
         resolve('sft', 3)
 
 
