@@ -1,7 +1,7 @@
 """Starts commands in a hundredth of the time: one warm process has imported everything, and forks a child for each.
 
     with Nursery(log_folder) as nursery:
-        done = nursery.run(['sft', '--model', ...], kill_after=0.7)
+        done = nursery.run(['sft', '--model', ...], kill_at=0.7)
         done.code, done.seconds, done.output
 
 A child is a whole process of its own: it can be killed at any instant, and nothing of it stays behind. Run as a
@@ -10,8 +10,10 @@ program, this file is the warm process: a request is a line of JSON on stdin, th
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -52,11 +54,15 @@ class Nursery:
         self.process.stdin.close()
         self.process.wait()
 
-    def run(self, argv: list[str], *, kill_after: float | None = None, number: int = signal.SIGKILL) -> Done:
-        """Run ``swift *argv``; after ``kill_after`` seconds send it the signal ``number``, unless it has ended."""
+    def run(self, argv: list[str], *, kill_at: float | str | None = None, number: int = signal.SIGKILL) -> Done:
+        """Run ``swift *argv``.
+
+        Args:
+            kill_at: when to send the signal ``number``: after so many seconds, or when this text has been printed.
+        """
         self.count += 1
         log = self.folder / f'{self.count}.log'
-        request = {'argv': argv, 'log': str(log), 'kill_after': kill_after, 'number': int(number)}
+        request = {'argv': argv, 'log': str(log), 'kill_at': kill_at, 'number': int(number)}
         print(json.dumps(request), file=self.process.stdin, flush=True)
         code, seconds = json.loads(self.process.stdout.readline())
         return Done(code, seconds, log.read_text(errors='replace'))
@@ -68,30 +74,38 @@ def serve() -> None:
     import torch
     import transformers
 
+    import swift
+
+    sys.modules['matplotlib'] = None  # plots come after all that is saved, and cost as much as all the rest
     transformers.AutoModelForCausalLM  # noqa: B018 - resolves the lazy import
+    for module in pkgutil.walk_packages(swift.__path__, 'swift.'):
+        importlib.import_module(module.name)
     torch.set_num_threads(1)
     print('warm', flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(**json.loads(line))), flush=True)
 
 
-def answer(argv: list[str], log: str, kill_after: float | None, number: int) -> tuple[int, float]:
+def answer(argv: list[str], log: str, kill_at: float | str | None, number: int) -> tuple[int, float]:
     started = time.monotonic()
     child = os.fork()
     if child == 0:
         become(argv, log)
-    if kill_after is not None:
-        wait_for(child, kill_after)
+    if kill_at is not None:
+        wait_for(child, Path(log), kill_at)
         os.kill(child, number)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), time.monotonic() - started
 
 
-def wait_for(child: int, seconds: float) -> None:
-    """Return after ``seconds``, or as soon as the child has ended (it is not reaped, so its id stays its own)."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+def wait_for(child: int, log: Path, moment: float | str) -> None:
+    """Return at the moment, or as soon as the child has ended (it is not reaped, so its id stays its own)."""
+    started = time.monotonic()
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if isinstance(moment, str):
+            if log.exists() and moment in log.read_text(errors='replace'):
+                return
+        elif time.monotonic() - started >= moment:
             return
         time.sleep(0.002)
 

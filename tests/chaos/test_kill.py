@@ -105,7 +105,7 @@ def kill_and_go_on(world: World, variant: str, output: Path, dice: random.Random
     """Kill a run once or twice at random instants, let it go on to its end, and compare it with the undisturbed one."""
     whole, seconds = undisturbed(world, variant)
     for _ in range(dice.choice((1, 1, 2))):
-        world.nursery.run(go_on(world, variant, output), kill_after=dice.uniform(0, seconds))
+        world.nursery.run(go_on(world, variant, output), kill_at=dice.uniform(0, seconds))
     done = world.nursery.run(go_on(world, variant, output))
     assert done.code == 0, done.output
     run = run_of(output)
@@ -131,17 +131,22 @@ def test_a_hundred_killed_runs_end_with_the_bytes_of_an_undisturbed_one(world, t
 
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_command_with_its_code_and_a_saved_step(world, tmp_path, number, code):
-    whole, seconds = undisturbed(world, 'lora')
-    done = world.nursery.run(world.argv('lora', tmp_path / 'out'), kill_after=0.7 * seconds, number=number)
+    whole, _ = undisturbed(world, 'lora')
+    done = world.nursery.run(world.argv('lora', tmp_path), kill_at=' 5/14 ', number=number)
     assert done.code == code, done.output
-    if 'state saved in' in done.output:
-        run = run_of(tmp_path / 'out')
-        saved = checkpoint.resolve('last', run)
-        assert str(saved) in done.output
-        assert max(each['step'] for each in journal(run)) == checkpoint.step_of(saved)
-    done = world.nursery.run(go_on(world, 'lora', tmp_path / 'out'))
+    saved = checkpoint.resolve('last', run_of(tmp_path))
+    assert f'state saved in {saved}' in done.output
+    assert checkpoint.step_of(saved) >= 5
+    assert max(each['step'] for each in journal(run_of(tmp_path))) == checkpoint.step_of(saved)
+    done = world.nursery.run(go_on(world, 'lora', tmp_path))
     assert done.code == 0, done.output
-    assert end(run_of(tmp_path / 'out')) == end(whole)
+    assert end(run_of(tmp_path)) == end(whole) and journal(run_of(tmp_path)) == journal(whole)
+
+
+def test_a_signal_before_the_first_step_ends_the_command_at_once(world, tmp_path):
+    done = world.nursery.run(world.argv('lora', tmp_path), kill_at='rows  ', number=signal.SIGTERM)
+    assert done.code == 143 and 'nothing to save' in done.output
+    assert not checkpoint.listed(run_of(tmp_path))
 
 
 def test_the_command_refuses_a_folder_that_another_run_owns(world, tmp_path):
@@ -155,11 +160,9 @@ def test_the_command_refuses_a_folder_that_another_run_owns(world, tmp_path):
 
 
 def test_the_command_names_a_corrupt_checkpoint_and_goes_on_from_the_one_before(world, tmp_path):
-    whole, seconds = undisturbed(world, 'lora')
-    world.nursery.run(world.argv('lora', tmp_path, **{'--max_steps': '14'}), kill_after=0.8 * seconds)
+    whole, _ = undisturbed(world, 'lora')
+    world.nursery.run(world.argv('lora', tmp_path), kill_at=' 9/14 ')
     run = run_of(tmp_path)
-    if len(checkpoint.listed(run)) < 2:
-        pytest.skip('killed too early on this machine')
     newest = checkpoint.listed(run)[-1]
     data = bytearray((newest / 'adapter_model.safetensors').read_bytes())
     data[-1] ^= 1
