@@ -22,22 +22,32 @@ CORPUS = [
 
 # The smallest sizes that still have grouped heads, several layers and every moving part of the architecture.
 SIZES = {
-    'llama': dict(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2),
-    'qwen2': dict(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2),
-    'qwen3': dict(hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=8),
-    'mistral': dict(
-        hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, sliding_window=8
-    ),
-    'gemma2': dict(
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        sliding_window=8,
-        query_pre_attn_scalar=8,
-    ),
-    'gpt2': dict(n_embd=32, n_head=4, n_inner=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+    'llama': {'hidden_size': 32, 'intermediate_size': 64, 'num_attention_heads': 4, 'num_key_value_heads': 2},
+    'qwen2': {'hidden_size': 32, 'intermediate_size': 64, 'num_attention_heads': 4, 'num_key_value_heads': 2},
+    'qwen3': {
+        'hidden_size': 32,
+        'intermediate_size': 64,
+        'num_attention_heads': 4,
+        'num_key_value_heads': 2,
+        'head_dim': 8,
+    },
+    'mistral': {
+        'hidden_size': 32,
+        'intermediate_size': 64,
+        'num_attention_heads': 4,
+        'num_key_value_heads': 2,
+        'sliding_window': 8,
+    },
+    'gemma2': {
+        'hidden_size': 32,
+        'intermediate_size': 64,
+        'num_attention_heads': 4,
+        'num_key_value_heads': 2,
+        'head_dim': 8,
+        'sliding_window': 8,
+        'query_pre_attn_scalar': 8,
+    },
+    'gpt2': {'n_embd': 32, 'n_head': 4, 'n_inner': 64, 'resid_pdrop': 0.0, 'embd_pdrop': 0.0, 'attn_pdrop': 0.0},
 }
 LAYERS = {'gpt2': 'n_layer'}
 
@@ -70,9 +80,7 @@ def config(architecture: str = 'llama', **changes):
     from transformers import AutoConfig
 
     size = {LAYERS.get(architecture, 'num_hidden_layers'): 2, **SIZES[architecture], **changes}
-    return AutoConfig.for_model(
-        architecture, vocab_size=400, bos_token_id=1, eos_token_id=2, pad_token_id=0, **size
-    )
+    return AutoConfig.for_model(architecture, vocab_size=400, bos_token_id=1, eos_token_id=2, pad_token_id=0, **size)
 
 
 def model(architecture: str = 'llama', *, seed: int = 0, dtype: str = 'float32', **changes):

@@ -1,6 +1,6 @@
 """swift sft and swift pt: rows become samples, samples tokens, tokens a loss, a loss moves weights.
 
-    prepare > tuner > backend > source > Trainer.fit > checkpoint
+prepare > tuner > backend > source > Trainer.fit > checkpoint
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ logger = get_logger(__name__)
 HANG_BUDGET = 1800.0
 """Seconds without any progress after which a run is taken for dead; loading and tokenising say that they move."""
 START_BUDGET = 7200.0
+FINGERPRINTED = (
+    'seed', 'optim', 'learning_rate', 'weight_decay', 'adam_beta1', 'adam_beta2', 'adam_epsilon', 'max_grad_norm',
+    'lr_scheduler_type', 'lr_scheduler_kwargs', 'warmup_ratio', 'warmup_steps', 'neftune_noise_alpha', 'bf16', 'fp16',
+    'per_device_train_batch_size', 'gradient_accumulation_steps',
+)  # fmt: skip
+"""Settings of training that the next step depends on."""
 
 
 def sft_main(args: Any = None) -> Path | None:
@@ -69,12 +75,10 @@ def main(cfg: SftConfig) -> Path | None:
             return _train(cfg, run, resumed, signals, watchdog)
 
 
-def _train(
-    cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, watchdog: Watchdog
-) -> Path | None:
+def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, watchdog: Watchdog) -> Path | None:
     """The chain, in the order in which mistakes are cheapest to find: rows and tokens before weights."""
     from swift.objectives import OBJECTIVES
-    from swift.train import fingerprint, oom, resume
+    from swift.train import oom, resume
     from swift.train.trainer import Trainer
 
     started = _start_of(resumed)
@@ -352,14 +356,7 @@ def _fingerprint(
         'started': started.isoformat(timespec='seconds'),
         'tuner': vars(cfg.tuner),
         'packed': backend.unpacked_reason is None,
-        'train': {
-            name: getattr(train, name)
-            for name in (
-                'seed', 'optim', 'learning_rate', 'weight_decay', 'adam_beta1', 'adam_beta2', 'adam_epsilon',
-                'max_grad_norm', 'lr_scheduler_type', 'lr_scheduler_kwargs', 'warmup_ratio', 'warmup_steps',
-                'neftune_noise_alpha', 'bf16', 'fp16', 'per_device_train_batch_size', 'gradient_accumulation_steps',
-            )
-        },  # fmt: skip
+        'train': {name: getattr(train, name) for name in FINGERPRINTED},
         'steps': pace.steps,
         'max_tokens_per_batch': cfg.data.max_tokens_per_batch,
     }

@@ -34,7 +34,6 @@ def data(source: Any, evaluation: Any, ready: Prepared) -> None:
         logger.warning('lint: %s', finding)
 
 
-
 def _sample(ready: Prepared) -> None:
     """The first row that can be encoded, coloured by loss weight."""
     from swift.templates import xray  # TEMP

@@ -2,7 +2,8 @@
 
 Shapes: ``T`` tokens, ``N`` sequences, ``V`` vocabulary, ``d`` width.
 
-    row --convert--> Sample --template.encode--> Encoded --pack, collate--> Batch --backend--> Outputs --objective--> Loss
+    row --convert--> Sample --template.encode--> Encoded --pack, collate--> Batch
+    Batch --backend--> Outputs --objective--> Loss --backend--> weights
 """
 
 from __future__ import annotations
@@ -84,12 +85,14 @@ class Encoded:
 
     ``input_ids`` int32 [T]. ``weight`` float32 [T]: loss weight of *predicting* token t from those before it, so
     ``weight[0]`` is 0. ``role`` uint8 [T] indexes ``ROLES`` and is only for people (``swift inspect``).
+    ``truncated``: a part of the row is missing.
     """
 
     input_ids: np.ndarray
     weight: np.ndarray
     role: np.ndarray
     origin: Origin
+    truncated: bool = False
 
     def __len__(self) -> int:
         return len(self.input_ids)

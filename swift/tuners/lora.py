@@ -46,7 +46,9 @@ def attach(model: nn.Module, args: TunerArgs) -> PeftModel:
     start = _start(args.init_weights)
     changes_base = isinstance(start, str) and start.partition('_')[0] in ('pissa', 'olora')
     if changes_base and getattr(model, 'is_quantized', False):
-        raise ConfigError(f'--init_weights {args.init_weights} changes the base weights and cannot start from quantised ones')
+        raise ConfigError(
+            f'--init_weights {args.init_weights} changes the base weights and cannot start from quantised ones'
+        )
     config = LoraConfig(
         task_type='CAUSAL_LM',
         r=args.lora_rank,

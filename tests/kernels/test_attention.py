@@ -12,7 +12,9 @@ LENGTHS = (1, 9, 4, 17)
 
 def packed(model, ids, lengths):
     positions = torch.cat([torch.arange(n) for n in lengths])
-    return model(input_ids=ids[None], position_ids=positions[None], segments=Segments(lengths), use_cache=False).logits[0]
+    return model(input_ids=ids[None], position_ids=positions[None], segments=Segments(lengths), use_cache=False).logits[
+        0
+    ]
 
 
 @pytest.mark.parametrize('architecture', tiny.SIZES)

@@ -7,7 +7,9 @@ from swift.kernels.logprobs import target_logprobs
 
 
 @pytest.mark.parametrize('rows', [0, 1, 127, 128, 300])
-@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
+)
 def test_log_probs_and_gradient_equal_float64_autograd(rows, dtype, tolerance):
     generator = torch.Generator().manual_seed(rows)
     logits = (torch.randn(rows, 97, generator=generator) * 4).to(dtype).requires_grad_()

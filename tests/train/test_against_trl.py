@@ -20,7 +20,8 @@ def ours(model, rows, tmp_path, *flags):
         f'--model {model} --dataset {rows} --output_dir {tmp_path / "ours"} --add_version false --tuner_type full '
         '--max_steps 10 --learning_rate 1e-3 --per_device_train_batch_size 2 --gradient_accumulation_steps 2 '
         '--dataset_shuffle false --train_dataloader_shuffle false --logging_steps 1 --save_strategy no '
-        f'--report_to none --lint warn --store_dir {tmp_path / "store"}'.split() + list(flags)
+        f'--report_to none --lint warn --store_dir {tmp_path / "store"}'.split()
+        + list(flags)
     )
     return [json.loads(line) for line in (tmp_path / 'ours' / 'logging.jsonl').read_text().splitlines()]
 
@@ -39,7 +40,9 @@ def theirs(model, rows, tmp_path):
         weight_decay=0.1, adam_beta2=0.95, train_sampling_strategy='sequential', disable_tqdm=True, max_length=None,
     )  # fmt: skip
     data = Dataset.from_list([json.loads(line) for line in rows.read_text().splitlines()])
-    trainer = SFTTrainer(AutoModelForCausalLM.from_pretrained(model), args, train_dataset=data, processing_class=tokenizer)
+    trainer = SFTTrainer(
+        AutoModelForCausalLM.from_pretrained(model), args, train_dataset=data, processing_class=tokenizer
+    )
     trainer.train()
     return [record for record in trainer.state.log_history if 'loss' in record]
 
