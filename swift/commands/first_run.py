@@ -206,11 +206,12 @@ def trained_per_second(model: nn.Module, tokens: int) -> float:
     """Tokens a second through forward and backward of frozen weights, as LoRA trains them: the better of two tries."""
     import torch
 
-    ids = torch.randint(0, 1000, (1, tokens), device=next(model.parameters()).device)
+    embedding = model.get_input_embeddings()
+    ids = torch.randint(0, embedding.num_embeddings, (1, tokens), device=embedding.weight.device)
     best = float('inf')
     for _ in range(2):
         start = time.perf_counter()
-        inputs = model.get_input_embeddings()(ids).detach().requires_grad_()
+        inputs = embedding(ids).detach().requires_grad_()
         model(inputs_embeds=inputs, use_cache=False).logits.float().logsumexp(-1).sum().backward()
         best = min(best, time.perf_counter() - start)
     model.zero_grad(set_to_none=True)
@@ -219,10 +220,13 @@ def trained_per_second(model: nn.Module, tokens: int) -> float:
 
 def _rehearse(job: Job, choices: Sequence[Choice]) -> tuple[list[str], float]:
     """Answers of the untouched model, and the speed of training it."""
-    engine = _engine(job.model, choices, [])
-    answers = _ask(engine)
-    engine.model.requires_grad_(False)
-    return answers, trained_per_second(engine.model, 512)
+    from swift import TransformersEngine, models
+    from swift.models.args import ModelArgs
+
+    builder = models.load(ModelArgs(model=job.model, torch_dtype=_value(choices, 'torch_dtype')))
+    model = builder.build()
+    answers = _ask(TransformersEngine(replace(builder, build=lambda: model)))
+    return answers, trained_per_second(model.requires_grad_(False), 512)
 
 
 def _train(words: list[str]) -> Path:
@@ -235,22 +239,19 @@ def _train(words: list[str]) -> Path:
 
 def _answers(job: Job, choices: Sequence[Choice], checkpoint: Path) -> list[str]:
     """Answers of the trained model."""
-    if job.tuner_type == 'full':
-        return _ask(_engine(str(checkpoint), choices, []))
-    return _ask(_engine(job.model, choices, [str(checkpoint)]))
-
-
-def _engine(model: str, choices: Sequence[Choice], adapters: list[str]) -> Any:
     from swift import TransformersEngine
 
-    return TransformersEngine(model, adapters=adapters, torch_dtype=_value(choices, 'torch_dtype'), max_batch_size=8)
+    model, adapters = (job.model, [checkpoint]) if job.tuner_type == 'lora' else (checkpoint, [])
+    return _ask(TransformersEngine(model, adapters=adapters, torch_dtype=_value(choices, 'torch_dtype')))
 
 
 def _ask(engine: Any) -> list[str]:
+    """The likeliest answers to QUESTIONS. Closes the engine."""
     from swift import InferRequest, RequestConfig
 
     requests = [InferRequest(messages=[{'role': 'user', 'content': question}]) for question in QUESTIONS]
-    responses = engine.infer(requests, RequestConfig(max_tokens=48, temperature=0))
+    responses = engine.infer(requests, RequestConfig(max_tokens=48, temperature=0), use_tqdm=False)
+    engine.close()
     return [response.choices[0].message.content.strip() for response in responses]
 
 

@@ -95,6 +95,10 @@ def test_doubles_are_named_with_their_first_and_the_system_prompt_does_not_count
     assert rules(*doubles) == {'duplicate': ['a.jsonl:3 = a.jsonl:1', 'a.jsonl:4 = a.jsonl:1']}
 
 
+def test_a_row_that_was_asked_for_several_times_is_no_double():
+    assert rules(sample(('user', 'hi'), ('assistant', 'hello')), sample(('user', 'hi'), ('assistant', 'hello'))) == {}
+
+
 def test_near_doubles_are_found_and_different_texts_are_not():
     random = np.random.default_rng(0)
     base = random.integers(97, 122, 400)
