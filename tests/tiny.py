@@ -21,32 +21,14 @@ CORPUS = [
 ]
 
 # The smallest sizes that still have grouped heads, several layers and every moving part of the architecture.
+HEADS = {'num_attention_heads': 4, 'num_key_value_heads': 2}
+SIZE = {'hidden_size': 32, 'intermediate_size': 64, **HEADS}
 SIZES = {
-    'llama': {'hidden_size': 32, 'intermediate_size': 64, 'num_attention_heads': 4, 'num_key_value_heads': 2},
-    'qwen2': {'hidden_size': 32, 'intermediate_size': 64, 'num_attention_heads': 4, 'num_key_value_heads': 2},
-    'qwen3': {
-        'hidden_size': 32,
-        'intermediate_size': 64,
-        'num_attention_heads': 4,
-        'num_key_value_heads': 2,
-        'head_dim': 8,
-    },
-    'mistral': {
-        'hidden_size': 32,
-        'intermediate_size': 64,
-        'num_attention_heads': 4,
-        'num_key_value_heads': 2,
-        'sliding_window': 8,
-    },
-    'gemma2': {
-        'hidden_size': 32,
-        'intermediate_size': 64,
-        'num_attention_heads': 4,
-        'num_key_value_heads': 2,
-        'head_dim': 8,
-        'sliding_window': 8,
-        'query_pre_attn_scalar': 8,
-    },
+    'llama': SIZE,
+    'qwen2': SIZE,
+    'qwen3': {**SIZE, 'head_dim': 8},
+    'mistral': {**SIZE, 'sliding_window': 8},
+    'gemma2': {**SIZE, 'head_dim': 8, 'sliding_window': 8, 'query_pre_attn_scalar': 8},
     'gpt2': {'n_embd': 32, 'n_head': 4, 'n_inner': 64, 'resid_pdrop': 0.0, 'embd_pdrop': 0.0, 'attn_pdrop': 0.0},
 }
 LAYERS = {'gpt2': 'n_layer'}

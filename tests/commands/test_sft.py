@@ -94,16 +94,14 @@ def test_every_way_of_training_lowers_the_loss(world, tmp_path, case):
 
 
 def test_plain_text_is_trained_on_whole(world, tmp_path):
-    checkpoint = train(
-        world, '--output_dir', tmp_path, '--max_length', 32, '--truncation_strategy', 'split', main=pt_main, rows='text.jsonl'
-    )  # fmt: skip
+    flags = '--max_length 32 --truncation_strategy split'.split()
+    checkpoint = train(world, '--output_dir', tmp_path, *flags, main=pt_main, rows='text.jsonl')
     assert len(losses(checkpoint)) == 3
 
 
 def test_evaluation_keeps_the_best_and_writes_the_rows_that_were_cut_off(world, tmp_path):
-    checkpoint = train(
-        world, '--output_dir', tmp_path, '--split_dataset_ratio', 0.2, '--save_steps', 2, '--save_total_limit', 1, steps=6
-    )  # fmt: skip
+    flags = '--split_dataset_ratio 0.2 --save_steps 2 --save_total_limit 1'.split()
+    checkpoint = train(world, '--output_dir', tmp_path, *flags, steps=6)
     run = checkpoint.parent
     records = [json.loads(line) for line in (run / 'logging.jsonl').read_text().splitlines()]
     evaluated = {record['step']: record['eval_loss'] for record in records if 'eval_loss' in record}
