@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from functools import partial
 from typing import Any, Self
 
 from swift.commands import inherit
 from swift.commands.configs import CONFIGS, VOCABULARY
 from swift.core.errors import ConfigError
-from swift.core.flags import flags_of
+from swift.core.flags import SECRET, flags_of
 
 
 class FlatArguments:
@@ -43,7 +44,7 @@ def _flat(name: str, verb: str) -> type[FlatArguments]:
     for rows in VOCABULARY.rows(config.like or verb).values():
         defaults.update({row.name: row.default for row in rows if row.kind is not None})
     fields = [
-        (flag, Any, dataclasses.field(default_factory=lambda value=value: copy.deepcopy(value)))
+        (flag, Any, dataclasses.field(default_factory=partial(copy.deepcopy, value), repr=not SECRET.search(flag)))
         for flag, value in defaults.items()
     ]
     made = dataclasses.make_dataclass(

@@ -93,6 +93,8 @@ class SftConfig(ModelConfig):
     def inherit(self, given: set[str]) -> list[Given]:
         """A resumed run goes on with its own settings, wherever no other is given."""
         resumed = self.train.resume_from_checkpoint
+        if resumed == 'last':
+            resumed = self.train.output_dir
         if resumed and not self.train.resume_only_model:
             return inherit.settings(self, given, resumed=resumed)
         return super().inherit(given)
@@ -277,7 +279,7 @@ def resolve(verb: str, args: Sequence[str] | Config | Any | None = None) -> Any:
 def deviations(config: Config) -> list[str]:
     """Defaults in use that differ from those of ms-swift, one phrase each."""
     return [
-        f'{row["flag"]} {row["ours"]} (there {row["theirs"]})'
+        f'{row["flag"]} {row["ours"]}'
         for row in read_table(DEVIATIONS)
         if config.verb in row['verbs'].split(',')
         and config.sources.get(row['flag'], 'default') in ('default', 'derived')
@@ -317,7 +319,7 @@ def _enter(config: Config) -> None:
     for note in config.notes:
         get_logger().info(note)
     if differing := deviations(config):
-        once(f'differs from ms-swift: {"; ".join(differing)}. Why: swift show deviations')
+        once(f'defaults that differ from ms-swift (swift show deviations): {", ".join(differing)}')
     for path in config.plugins.external_plugins if isinstance(config, ModelConfig) else ():
         _import_plugin(path)
     config.ready = True

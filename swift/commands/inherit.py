@@ -26,6 +26,7 @@ FILLED = (
     'use_chat_template', 'response_prefix', 'use_hf',
 )  # fmt: skip
 RUN = re.compile(r'v(\d+)-\d{8}-\d{6}')
+CHECKPOINT = re.compile(r'checkpoint-\d+|best|last')
 WEIGHTS = ('adapter_config.json', 'config.json')
 
 
@@ -38,8 +39,9 @@ class Checkpoint:
     @property
     def source(self) -> Path:
         """Its args.json, or where it would be."""
-        beside = self.folder.parent / 'args.json'
-        return beside if beside.is_file() and not (self.folder / 'args.json').is_file() else self.folder / 'args.json'
+        own = self.folder / 'args.json'
+        of_run = CHECKPOINT.fullmatch(self.folder.name) and not own.is_file()
+        return self.folder.parent / 'args.json' if of_run else own
 
     def args(self) -> dict[str, Any]:
         """The content of its args.json; empty if there is none. Raises ConfigError when it cannot be read."""
@@ -72,7 +74,7 @@ def place(config: Any) -> None:
         checkpoint = find(path)
         if checkpoint is None:
             continue
-        if str(checkpoint.folder) != path:
+        if checkpoint.folder != Path(path):
             config.notes.append(f'adapters {path}: taking {checkpoint.folder}')
             model.adapters[i] = f'{name}={checkpoint.folder}' if name else str(checkpoint.folder)
         if checkpoint.is_model and len(model.adapters) == 1 and not model.model:
@@ -85,7 +87,7 @@ def place(config: Any) -> None:
     if checkpoint.is_adapter and not model.adapters:
         config.notes.append(f'model {model.model}: an adapter, taken as --adapters')
         model.adapters, model.model = [str(checkpoint.folder)], None
-    elif checkpoint.is_model and str(checkpoint.folder) != model.model:
+    elif checkpoint.is_model and checkpoint.folder != Path(model.model):
         config.notes.append(f'model {model.model}: taking {checkpoint.folder}')
         model.model = str(checkpoint.folder)
 

@@ -54,7 +54,7 @@ class ModelArgs(QuantArgs):
     """Run Python code that comes with the model. Off unless you trust its author."""
     use_hf: bool = False
     """Take models and data from Hugging Face instead of ModelScope."""
-    hub_token: str | None = None
+    hub_token: str | None = field(default=None, repr=False)
     """Access token of the hub. Never written to any file."""
     adapters: list[str] = field(default_factory=list)
     """Adapter folders or ids; name=path gives one a name."""

@@ -119,7 +119,7 @@ class TrainArgs:
     """Trackers; the journal logging.jsonl is always written."""
     run_name: str | None = None
     """Name of the run for trackers; None means the name of its folder."""
-    swanlab_token: str | None = None
+    swanlab_token: str | None = field(default=None, repr=False)
     """API key of SwanLab. Never written to any file."""
     swanlab_project: str = 'ms-swift'
     """SwanLab project."""

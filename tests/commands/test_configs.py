@@ -333,6 +333,14 @@ def test_an_adapter_of_another_tool_names_its_base_itself(tmp_path):
     assert config('infer', '--adapters', str(folder)).model.model == 'own/base'
 
 
+def test_args_json_beside_a_plain_model_folder_is_not_its_own(tmp_path):
+    (tmp_path / 'args.json').write_text('{"system": "of something else"}')
+    model = tmp_path / 'model'
+    model.mkdir()
+    (model / 'config.json').write_text('{}')
+    assert config('infer', '--model', f'{model}/').template.system is None
+
+
 def test_a_template_name_of_another_tool_is_left_to_the_checkpoint(tmp_path):
     folder = checkpoint(tmp_path, model='own/base', template='qwen99', system='Hi')
     args = json.loads((folder / 'args.json').read_text())
@@ -373,6 +381,8 @@ def test_a_resumed_run_goes_on_with_its_own_settings(tmp_path):
         7,
     )
     assert cfg.tuner.lora_rank == 5
+    cfg = config('sft', '--resume_from_checkpoint', 'last', '--output_dir', str(tmp_path))
+    assert (cfg.model.model, cfg.train.seed, cfg.train.resume_from_checkpoint) == ('own/base', 7, 'last')
 
 
 def test_a_broken_args_json_is_a_problem_with_a_way_round(tmp_path):
@@ -412,6 +422,11 @@ def test_flat_arguments_have_every_flag_and_are_checked_like_the_command_line():
         resolve('sft', args)
     with pytest.raises(TypeError, match='lora_rnk'):
         swift.SftArguments(lora_rnk=3)
+
+
+def test_secrets_do_not_show_in_what_is_printed_of_a_configuration():
+    for cfg in (config('sft', *SFT, '--hub_token', 'hidden'), swift.SftArguments(hub_token='hidden')):
+        assert 'hidden' not in repr(cfg)
 
 
 def test_flat_arguments_come_back_from_a_checkpoint(tmp_path):
