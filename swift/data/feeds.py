@@ -23,7 +23,8 @@ from swift.data.lint import Lint
 from swift.data.store import Store
 from swift.data.stream import Stream
 
-WINDOW = 16384  # rows packed together: wastes half a pack, 0.05 % of what 1,000 packs hold
+WINDOW = 16384  # rows packed together, more for long packs: a window wastes half a pack, 0.05 % of 1,000
+MOST = 65536
 BLOCK = 256  # rows tokenised together where nothing is packed
 
 

@@ -15,7 +15,8 @@ SHINGLE = 4  # tokens
 BANDS, ROWS = 4, 6
 SHORTEST = 32  # tokens: shorter ones are alike by chance
 LONGEST = 512  # tokens of a sequence that are compared
-ODD = np.random.PCG64(np.random.SeedSequence(4)).random_raw(BANDS * ROWS + SHINGLE + 2) | np.uint64(1)
+ODD = np.random.PCG64(np.random.SeedSequence(4)).random_raw(SHINGLE + 2) | np.uint64(1)
+FACTORS = np.random.PCG64(np.random.SeedSequence(5)).random_raw((BANDS, ROWS)).astype(np.uint32) | np.uint32(1)
 
 
 class Likeness:
@@ -61,23 +62,22 @@ def digests(sequences: Sequence[np.ndarray]) -> np.ndarray:
 
 def _bands(sequences: Sequence[np.ndarray]) -> np.ndarray:
     """Bands of each sequence, uint64 [BANDS, N]; 0 where it is too short to tell."""
-    lengths, ids = _flat(sequences)
-    out = np.zeros((BANDS, len(lengths)), np.uint64)
-    full = np.flatnonzero(lengths >= SHORTEST)
-    if not len(full):
+    out = np.zeros((BANDS, len(sequences)), np.uint64)
+    full = [i for i, each in enumerate(sequences) if len(each) >= SHORTEST]
+    if not full:
         return out
-    starts = np.cumsum(lengths) - lengths
-    shingles = np.zeros(len(ids), np.uint64)
-    for i in range(SHINGLE):
-        shingles[: len(ids) - i] += ids[i:] * ODD[i]
-    shingles = _mixed(shingles)
-    inside = np.arange(len(ids)) - np.repeat(starts, lengths) <= np.repeat(lengths - SHINGLE, lengths)
-    bounds = np.stack([starts[full], starts[full] + lengths[full]], axis=1).ravel()
-    bounds = bounds[bounds < len(ids)]
+    lengths, ids = _flat([sequences[i] for i in full])
+    shingles = ids * ODD[0]
+    for i in range(1, SHINGLE):
+        shingles[:-i] += ids[i:] * ODD[i]
+    ends = np.repeat(np.cumsum(lengths), lengths)
+    hashes = (_mixed(shingles) >> np.uint64(32)).astype(np.uint32)[np.arange(len(ids)) + SHINGLE <= ends]
+    starts = np.cumsum(lengths - SHINGLE + 1) - (lengths - SHINGLE + 1)
     for band in range(BANDS):
-        for row in range(ROWS):
-            hashes = np.where(inside, shingles * ODD[SHINGLE + band * ROWS + row], ~np.uint64(0))
-            out[band, full] = _mixed(out[band, full] + np.minimum.reduceat(hashes, bounds)[::2])
+        minima = np.zeros(len(full), np.uint64)
+        for factor in FACTORS[band]:
+            minima = _mixed(minima + np.minimum.reduceat(hashes * factor, starts))
+        out[band, full] = minima | np.uint64(1)
     return out
 
 

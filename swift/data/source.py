@@ -27,7 +27,7 @@ from swift.data.args import DataArgs
 from swift.data.collate import collate, micro_batches
 from swift.data.dataset import Dataset
 from swift.data.encoding import Encode, Encoding
-from swift.data.feeds import BLOCK, WINDOW, Feed, LiveFeed, Rows, StoreFeed, StreamFeed, Window
+from swift.data.feeds import BLOCK, MOST, WINDOW, Feed, LiveFeed, Rows, StoreFeed, StreamFeed, Window
 from swift.data.lint import Examiner, Lint
 from swift.data.pack import STRATEGIES, Packs
 from swift.data.store import Store, open_or_fill, store_key
@@ -299,7 +299,7 @@ def batches(
     packing = _packing(args, max_length)
     examiner = Examiner(stop_ids=stop_ids, control=control, max_length=max_length)
     limits: dict[str, Any] = {'max_rejected': args.max_rejected, 'strict': args.strict}
-    window = BLOCK if packing.length is None else WINDOW
+    window = BLOCK if packing.length is None else min(max(WINDOW, 4 * packing.length), MOST)
     wanted = max_steps * batch_size * accumulation
     if isinstance(rows, Stream):
         feed: Feed = StreamFeed(rows, Encoding(encode, examiner), fingerprint, window=window, **limits)

@@ -109,8 +109,8 @@ class Store:
         tokens, runs = columns['tokens'][i : i + 2], columns['runs'][i : i + 2]
         ids = columns['ids'][tokens[0] : tokens[1]]
         ends, weights = columns['ends'][runs[0] : runs[1]], columns['weights'][runs[0] : runs[1]]
-        row, path, line = columns['rows'][i], columns['paths'][i], columns['lines'][i]
-        if _check(ids, ends, weights, int(row), int(path), int(line)) != columns['checks'][i]:
+        place = np.asarray([columns['rows'][i], columns['paths'][i], columns['lines'][i]], np.int64)
+        if _check(place, ids, ends, weights) != columns['checks'][i]:
             raise CorruptError(f'{self.folder}: sequence {i} has other bytes than were written. {self._advice()}')
         return Encoded(ids, np.repeat(weights, np.diff(ends, prepend=0)), NO_ROLES, self.origin(i))
 
@@ -189,7 +189,8 @@ class _Writer:
         self._paths = {path: number for number, path in enumerate(dict.fromkeys(dataset.corpus.paths))}
         self._open = contextlib.ExitStack()
         self._files: dict[str, BinaryIO] = {}
-        self._pending: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        self._pending: list[Encoded] = []
+        self._rows: list[int] = []
         self._tokens = self._runs = 0
 
     def __enter__(self) -> _Writer:
@@ -200,31 +201,15 @@ class _Writer:
         self._open.close()
 
     def add(self, row: int, each: Encoded) -> None:
-        changes = np.flatnonzero(each.weight[1:] != each.weight[:-1]) + 1
-        ends = np.append(changes, len(each)).astype(np.int32)
-        weights = each.weight[ends - 1]
-        path, line = self._paths[each.origin.path], each.origin.row
-        pending = self._pending
-        pending['ids'].append(each.input_ids)
-        pending['ends'].append(ends)
-        pending['weights'].append(weights)
-        pending['tokens'].append(self._tokens)
-        pending['runs'].append(self._runs)
-        pending['rows'].append(row)
-        pending['paths'].append(path)
-        pending['lines'].append(line)
-        pending['checks'].append(_check(each.input_ids, ends, weights, row, path, line))
-        self._tokens += len(each)
-        self._runs += len(ends)
-        if len(pending['rows']) >= FLUSH:
+        self._rows.append(row)
+        self._pending.append(each)
+        if len(self._rows) >= FLUSH:
             self._flush()
 
     def finish(self, encoding: Encoding) -> None:
         """Write what is left and the report."""
-        self._pending['tokens'].append(self._tokens)
-        self._pending['runs'].append(self._runs)
-        self._pending['digests'] = [encoding.examiner.digests()]
         self._flush()
+        self._write(tokens=self._tokens, runs=self._runs, digests=encoding.examiner.digests())
         account = encoding.account
         report = {
             'account': {
@@ -239,19 +224,44 @@ class _Writer:
         self._open.close()
 
     def _flush(self) -> None:
-        for name, values in self._pending.items():
-            if values:
-                column = np.concatenate(values) if isinstance(values[0], np.ndarray) else np.asarray(values)
-                column.astype(COLUMNS[name], copy=False).tofile(self._files[name])
-                values.clear()
+        if not self._pending:
+            return
+        ids = np.concatenate([each.input_ids for each in self._pending])
+        weight = np.concatenate([each.weight for each in self._pending])
+        stops = np.cumsum([len(each) for each in self._pending])
+        starts = np.concatenate([[0], stops[:-1]])
+        changes = np.flatnonzero(weight[1:] != weight[:-1]) + 1
+        ends = np.union1d(changes, stops)  # of runs, in this block
+        runs = np.concatenate([[0], np.searchsorted(ends, stops, side='right')])
+        weights = weight[ends - 1]
+        ends = (ends - np.repeat(starts, np.diff(runs))).astype(np.int32)
+        numbers = np.asarray([(self._paths[each.origin.path], each.origin.row) for each in self._pending], np.int64)
+        places = np.column_stack([np.asarray(self._rows, np.int64), numbers])
+        pieces = zip(places, starts, stops, runs[:-1], runs[1:], strict=True)
+        checks = [_check(place, ids[a:b], ends[c:d], weights[c:d]) for place, a, b, c, d in pieces]
+        self._write(
+            ids=ids,
+            ends=ends,
+            weights=weights,
+            tokens=starts + self._tokens,
+            runs=runs[:-1] + self._runs,
+            rows=places[:, 0],
+            paths=places[:, 1],
+            lines=places[:, 2],
+            checks=checks,
+        )
+        self._tokens += len(ids)
+        self._runs += len(ends)
+        self._pending, self._rows = [], []
+
+    def _write(self, **columns: Any) -> None:
+        for name, values in columns.items():
+            np.ascontiguousarray(values, COLUMNS[name]).tofile(self._files[name])
 
 
-def _check(ids: np.ndarray, ends: np.ndarray, weights: np.ndarray, *numbers: int) -> int:
-    """CRC-32 of a sequence and where it belongs."""
-    value = zlib.crc32(np.asarray(numbers, np.int64))
-    for column in (ids, ends, weights):
-        value = zlib.crc32(np.ascontiguousarray(column), value)
-    return value
+def _check(place: np.ndarray, ids: np.ndarray, ends: np.ndarray, weights: np.ndarray) -> int:
+    """CRC-32 of a sequence and where it belongs: its row, file and line."""
+    return zlib.crc32(weights, zlib.crc32(ends, zlib.crc32(ids, zlib.crc32(place))))
 
 
 def _map(path: Path, dtype: Any) -> np.ndarray:

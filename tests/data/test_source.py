@@ -125,6 +125,7 @@ def test_max_tokens_splits_micro_batches_and_never_the_step(path, tmp_path):
 def small_windows(monkeypatch):
     """Windows of 16 rows, so that sixty make several."""
     monkeypatch.setattr(source, 'WINDOW', 16)
+    monkeypatch.setattr(source, 'MOST', 16)
     monkeypatch.setattr(source, 'BLOCK', 7)
     monkeypatch.setattr(feeds, 'WINDOW', 16)
 
