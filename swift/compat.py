@@ -18,7 +18,7 @@ from swift.core.errors import did_you_mean
 NAMES = EXPORTS | {
     'TrainArguments': 'swift.commands.arguments:SftArguments',
     'PtEngine': 'swift.engines.native:TransformersEngine',
-    'get_model_tokenizer': 'swift.models.load:get_model_processor',
+    'get_model_tokenizer': 'swift.models.builder:get_model_processor',
     'register_dataset_info': 'swift.data:register_dataset_info',
     'SubsetDataset': 'swift.data:SubsetDataset',
     'RowPreprocessor': 'swift.data:RowPreprocessor',

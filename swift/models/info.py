@@ -28,15 +28,19 @@ TEXT_PARTS = ('text_config', 'llm_config', 'language_config', 'thinker_config')
 DTYPES = ('bfloat16', 'float16', 'float32')
 
 
-def describe(args: ModelArgs) -> ModelInfo:
+def describe(args: ModelArgs, *, weights_needed: bool = True) -> ModelInfo:
     """Everything about ``args.model`` that needs no weights; downloads or converts it when it must.
+
+    Args:
+        weights_needed: False lets a folder do that has a tokenizer only, which is enough to look at data.
 
     Raises:
         ConfigError: --model is missing, --model_type is unknown, or it is needed and missing.
         ModelError: there is no such model, or its folder is incomplete.
     """
-    folder = folder_of(args)
-    config = read_config(folder)
+    bare = not weights_needed and args.model and Path(args.model).is_dir()
+    folder = Path(str(args.model)) if bare else folder_of(args)
+    config = {} if bare and not (folder / 'config.json').is_file() else read_config(folder)
     text = text_part(config)
     own_template = chat_template(folder)
     architecture = (config.get('architectures') or [''])[0]
@@ -49,7 +53,7 @@ def describe(args: ModelArgs) -> ModelInfo:
         dtype=_dtype(args, config, text),
         max_model_len=args.max_model_len or max_length(text),
         template=family.template if family else None,
-        parameters=weights.check(folder),
+        parameters=weights.check(folder) if weights_needed else None,
         thinking='enable_thinking' in own_template if own_template else bool(family and family.thinking),
     )
 

@@ -63,6 +63,25 @@ def load(args: ModelArgs, **changes: Any) -> Builder:
     return Builder(info, tokenizer, partial(_build, info, options, new_ids))
 
 
+def outline(args: ModelArgs) -> Builder:
+    """A model's description and tokenizer, for looking at data: a folder with a tokenizer is enough.
+
+    Raises:
+        ModelError: there is no such folder, or no tokenizer in it.
+    """
+    from swift.models import tokenizer as room
+
+    info = describe(args, weights_needed=False)
+    tokenizer = room.load_tokenizer(info, trust_remote_code=args.trust_remote_code)
+    if args.new_special_tokens:
+        room.add_tokens_(tokenizer, args.new_special_tokens)
+    return Builder(info, tokenizer, partial(_no_weights, info))
+
+
+def _no_weights(info: ModelInfo) -> nn.Module:
+    raise ModelError(f'{info.path}: only its tokenizer was looked at')
+
+
 def get_model_processor(
     model_id_or_path: str,
     *,
