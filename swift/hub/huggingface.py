@@ -71,10 +71,7 @@ def download(repository: Repository, files: Sequence[RemoteFile]) -> Path:
         (folder / path).resolve().unlink(missing_ok=True)
         (folder / path).unlink(missing_ok=True)
     if broken:
-        raise repository.error(
-            f'{", ".join(broken)} arrived with other bytes than {TITLE} lists (hash mismatch) and was deleted; '
-            'run again, and if it happens again, a proxy or mirror on the way changes files'
-        )
+        raise repository.damaged(broken, TITLE)
     return folder
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
+from typing import Any, NoReturn
 
 from swift.core.errors import DiskError, need
 from swift.core.files import DISK_ERRORS
@@ -44,7 +45,7 @@ def cached(repository: Repository) -> Path | None:
         return None
 
 
-def _client(repository: Repository):
+def _client(repository: Repository) -> Any:
     """A client that has read the environment now: the package's own default is read once in a process."""
     hub = need('modelscope_hub')
     return hub.HubApi(hub.HubConfig(token=repository.token))
@@ -56,7 +57,7 @@ def _explained(repository: Repository) -> Iterator[None]:
     try:
         yield
     except errors.FileDownloadError as error:
-        _raise_first(repository, error)
+        _raise_gravest(repository, error)
     except (errors.AuthenticationError, errors.PermissionDeniedError) as error:
         raise repository.error(
             f'{TITLE} refuses access ({error.status_code}): accept its terms on its page if it has any, and give '
@@ -79,13 +80,10 @@ def _explained(repository: Repository) -> Iterator[None]:
         raise Unreachable(str(error)) from error
 
 
-def _raise_first(repository: Repository, failure: Exception) -> None:
+def _raise_gravest(repository: Repository, failure: Any) -> NoReturn:
     """A download that failed names each file with its own error; the gravest decides what is said."""
-    for path, error in failure.failed_files.items():
-        if isinstance(error, errors.FileIntegrityError):
-            raise repository.error(
-                f'{path} arrived with other bytes than {TITLE} lists ({error.message}) and was deleted; '
-                'run again, and if it happens again, a proxy or mirror on the way changes files'
-            ) from failure
+    damaged = [path for path, error in failure.failed_files.items() if isinstance(error, errors.FileIntegrityError)]
+    if damaged:
+        raise repository.damaged(damaged, TITLE) from failure
     with _explained(repository):
         raise next(iter(failure.failed_files.values()))

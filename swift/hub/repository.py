@@ -42,6 +42,13 @@ class Repository:
         """The error of this kind of repository, beginning with its name."""
         return ERRORS[self.kind](f'{self.name}: {problem}')
 
+    def damaged(self, paths: Sequence[str], hub: str) -> SwiftError:
+        """The error for files whose hashes are not those that ``hub`` lists."""
+        return self.error(
+            f'{", ".join(paths)} arrived with other bytes than {hub} lists (hash mismatch) and was deleted; '
+            'run again, and if it happens again, a proxy or mirror on the way changes files'
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
