@@ -445,3 +445,12 @@ def test_plugins_are_imported_before_the_command_runs(tmp_path):
     plugin.write_text('import nonsense_of_mine')
     with pytest.raises(ConfigError, match='nonsense_of_mine'):
         resolve('sft', [*SFT, '--external_plugins', str(plugin)])
+
+
+def test_an_adapter_on_a_hub_is_fetched_before_its_model_is_known(tmp_path, monkeypatch):
+    from swift import hub
+
+    folder = checkpoint(tmp_path, model='own/base', system='Hi')
+    monkeypatch.setattr(hub, 'fetch', lambda name, **options: folder if name == 'some/adapter' else None)
+    cfg = resolve('infer', ['--adapters', 'some/adapter'])
+    assert (cfg.model.adapters, cfg.model.model, cfg.template.system) == ([str(folder)], 'own/base', 'Hi')
