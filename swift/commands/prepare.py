@@ -27,15 +27,16 @@ class Prepared:
         return {'max_length': self.max_length, 'stop_ids': self.template.stop_ids, 'control': control}
 
 
-def prepare(cfg: SftConfig, *, now: datetime | None = None) -> Prepared:
+def prepare(cfg: SftConfig, *, now: datetime | None = None, weights_needed: bool = True) -> Prepared:
     """Describe the model, compile its template and find the rows. No weights are read.
 
     Args:
+        weights_needed: False when the model will not be built: its tokenizer is enough then.
         now: the date that templates print; a resumed run passes the date of its start.
     """
     from swift import data, models, templates
 
-    builder = models.load(cfg.model)
+    builder = models.load(cfg.model) if weights_needed else models.outline(cfg.model)
     max_length = cfg.template.max_length or builder.info.max_model_len
     template = templates.make(builder.tokenizer, builder.info, cfg.template, now=now)
     loaded = data.load(cfg.data, use_hf=cfg.model.use_hf, token=cfg.model.hub_token)

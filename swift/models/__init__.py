@@ -10,6 +10,7 @@ PUBLIC = {
     'get_model_processor': 'swift.models.builder',
     'get_processor': 'swift.models.builder',
     'load': 'swift.models.builder',
+    'outline': 'swift.models.builder',
 }
 __all__ = list(PUBLIC)
 
