@@ -185,9 +185,10 @@ class _Reader:
                 return self._unknown(given)
             return self._renamed(given, alias)
         values = self.vocabulary.values.get(given.name, {})
-        if given.text not in values:
+        text = given.text
+        if text is None or text not in values:
             return given
-        value = values[given.text]
+        value = values[text]
         return None if value is None else given.renamed(given.name, value)
 
     def _negated(self, given: Given) -> Given | None:
@@ -204,8 +205,9 @@ class _Reader:
         self.report.notes.append(f'{given.label} is an old name; write {alias.flag}')
         if alias.values is None:
             return self._resolve(given.renamed(alias.flag))
-        if given.text in alias.values:
-            value = alias.values[given.text]
+        text = given.text
+        if text is not None and text in alias.values:
+            value = alias.values[text]
             return None if value is None else given.renamed(alias.flag, value)
         return self.report.problem(f'{given.label}: expected {" or ".join(alias.values)}', alias.flag)
 

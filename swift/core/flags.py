@@ -202,7 +202,9 @@ def documentation(cls: type) -> dict[str, str]:
         module = ast.parse(Path(inspect.getfile(owner)).read_text(encoding='utf-8'))
         body = next(n.body for n in module.body if isinstance(n, ast.ClassDef) and n.name == owner.__name__)
         for field, text in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                continue
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 texts[field.target.id] = ' '.join(str(text.value.value).split())
     return texts
 

@@ -144,8 +144,9 @@ def _settings(
 
 def _translate(given: Given, alias: Alias, report: Report) -> Iterator[Given]:
     """The settings that a nested key stands for."""
-    if alias.values is not None and given.text in alias.values:
-        value = alias.values[given.text]
+    text = given.text
+    if alias.values is not None and text is not None and text in alias.values:
+        value = alias.values[text]
         if value is not None and alias.flag:
             yield given.renamed(alias.flag, value)
     elif alias.flag is None:
