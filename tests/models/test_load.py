@@ -201,6 +201,15 @@ def test_a_model_with_a_class_in_transformers_needs_none_of_its_own(folder, tmp_
     assert not marker.exists()
 
 
+def test_a_tokenizer_alone_is_enough_to_look_at_data(folder):
+    for name in ('config.json', 'model.safetensors', 'generation_config.json'):
+        (folder / name).unlink()
+    builder = models.outline(ModelArgs(model=str(folder), new_special_tokens=['<tool>']))
+    assert builder.tokenizer('<tool>').input_ids == [400]
+    with pytest.raises(ModelError, match='only its tokenizer was looked at'):
+        builder.build()
+
+
 # ---------------------------------------------------------------------------------------------------- from notebooks
 def test_the_established_function_gives_model_and_tokenizer(folder):
     model, tokenizer = models.get_model_processor(str(folder), torch_dtype=torch.bfloat16, attn_impl='eager')
