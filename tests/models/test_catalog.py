@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import (
 
 from swift.core.errors import ConfigError
 from swift.models import catalog
+from swift.templates import catalog as templates
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,8 @@ def test_a_fork_keeps_its_own_name():
 def test_rows_show_both_names_of_a_model():
     rows = {id: (family, template) for id, family, template in catalog.rows()}
     assert rows['LLM-Research/Meta-Llama-3-8B | meta-llama/Meta-Llama-3-8B'] == ('llama', 'llama3')
+
+
+def test_every_template_named_here_is_written():
+    named = {family.template for family in catalog.families() if family.template}
+    assert named <= set(templates.names())
