@@ -142,7 +142,8 @@ def command(job: Job, choices: Sequence[Choice], steps: int, pack: int) -> list[
     words += ['--gradient_checkpointing', _value(choices, 'gradient_checkpointing')]
     if job.tuner_type == 'lora' and (bits := _value(choices, 'quant_bits')) != 'none':
         words += ['--quant_method', 'bnb', '--quant_bits', bits]
-    words += ['--packing', 'true', '--packing_length', str(pack), '--max_length', str(pack)]
+    words += ['--packing', 'true', '--packing_length', str(pack), '--packing_strategy', 'sequential']
+    words += ['--max_length', str(pack)]
     words += ['--gradient_accumulation_steps', '1', '--max_steps', str(steps)]
     words += ['--learning_rate', LEARNING_RATE[job.tuner_type], '--warmup_ratio', '0.05', '--lora_dropout', '0']
     return [*words, '--report_to', 'none', '--output_dir', job.output_dir]
