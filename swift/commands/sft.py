@@ -34,9 +34,8 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-HANG_BUDGET = 1800.0
-"""Seconds without any progress after which a run is taken for dead; loading and tokenising say that they move."""
-START_BUDGET = 7200.0
+START_BUDGET = 86400.0
+"""Seconds that loading, downloading and tokenising may take: they give no sign of life."""
 FINGERPRINTED = (
     'seed', 'optim', 'learning_rate', 'weight_decay', 'adam_beta1', 'adam_beta2', 'adam_epsilon', 'max_grad_norm',
     'lr_scheduler_type', 'lr_scheduler_kwargs', 'warmup_ratio', 'warmup_steps', 'neftune_noise_alpha', 'bf16', 'fp16',
@@ -64,13 +63,14 @@ def main(cfg: SftConfig) -> Path | None:
     from swift.train.signals import Signals
     from swift.train.watchdog import Watchdog
 
+    budget = cfg.train.hang_timeout
     with Signals() as signals:
         output, resumed = Path(str(cfg.train.output_dir)), None
         if wanted := cfg.train.resume_from_checkpoint:
             resumed = checkpoint.resolve(wanted, output, weights_only=cfg.train.resume_only_model)
         goes_on = resumed is not None and not cfg.train.resume_only_model
         run = (home(resumed, output) if goes_on else None) or folder.new(output, versioned=cfg.train.add_version)
-        with files.lock(run), Watchdog(run, budget=HANG_BUDGET) as watchdog:
+        with files.lock(run), files.explained(run, foreign=True), Watchdog(run, budget=budget) as watchdog:
             watchdog.beat('preparing', budget=START_BUDGET)
             return _train(cfg, run, resumed, signals, watchdog)
 

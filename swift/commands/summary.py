@@ -32,11 +32,12 @@ def data(source: Any, evaluation: Any, ready: Prepared) -> None:
             logger.warning('lint: %s', overlap)
     for finding in source.lint.findings:
         logger.warning('lint: %s', finding)
+    _sample(ready)
 
 
 def _sample(ready: Prepared) -> None:
     """The first row that can be encoded, coloured by loss weight."""
-    from swift.templates import xray  # TEMP
+    from swift.templates import xray
 
     for sample in _first_samples(ready.train):
         try:
@@ -45,7 +46,7 @@ def _sample(ready: Prepared) -> None:
             continue
         if encoded:
             _line('first sample', sample.origin)
-            xray.show(encoded[0], ready.builder.tokenizer, limit=160)
+            xray.show(encoded[:1], ready.builder.tokenizer, limit=160)
             return
 
 

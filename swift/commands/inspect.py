@@ -1,0 +1,145 @@
+"""swift inspect: every token of a row, as training would see it, with its role, loss weight and place in a pack.
+
+The rows are those of ``swift sft`` with the same flags, after rendering, truncation and packing; the faults that the
+lint finds come last. No weights are read: a folder with a tokenizer is enough.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from swift.commands.configs import InspectConfig, resolve
+from swift.commands.prepare import Prepared, prepare
+from swift.core import files
+from swift.core.log import get_logger
+from swift.core.types import Encoded
+from swift.data.encoding import Encoding
+from swift.data.lint import Examiner
+from swift.templates import xray
+
+logger = get_logger(__name__)
+
+SHOWN = 5
+
+
+class Row(NamedTuple):
+    """What became of a row: sequences end to end, or the reason why there are none."""
+
+    origin: str
+    sequences: Sequence[Encoded]
+    error: str = ''
+
+
+def inspect_main(args: Any = None) -> int:
+    """Inspect as ``swift inspect`` does; ``args`` as for ``sft_main``."""
+    return main(resolve('inspect', args))
+
+
+def main(cfg: InspectConfig) -> int:
+    """Print the rows that the flags ask for. Returns 0."""
+    cfg.data.lint, cfg.data.streaming = 'warn', False
+    ready = prepare(cfg, weights_needed=False)
+    encoding = Encoding(ready.template.encode, Examiner(**ready.lint_facts()))
+    everything = _rows(ready, encoding)
+    wanted = cfg.inspect.rows
+    if wanted is None and not cfg.inspect.json and not cfg.inspect.html:
+        wanted = SHOWN
+    _write(cfg, islice(_packs(cfg, ready, everything) if cfg.data.packing else everything, wanted), ready)
+    for _ in everything:  # the lint looks at every row
+        pass
+    _faults(ready, encoding)
+    return 0
+
+
+def _rows(ready: Prepared, encoding: Encoding) -> Iterator[Row]:
+    """Each row of the data in the order of its files; one that truncation splits comes in pieces."""
+    rows = ready.train
+    for number in np.unique(rows.order).tolist():
+        origin, rejected = rows.corpus.origin(number), len(encoding.account.rejected)
+        pieces = encoding.row(origin, partial(rows.sample_at, number))
+        if len(encoding.account.rejected) > rejected:
+            yield Row(str(origin), (), encoding.account.rejected[-1].reason)
+        elif not pieces:
+            yield Row(str(origin), (), f'left out: longer than --max_length {ready.max_length}, or by its dataset')
+        for piece in pieces:
+            yield Row(str(origin), [piece])
+
+
+def _packs(cfg: InspectConfig, ready: Prepared, rows: Iterator[Row]) -> Iterator[Row]:
+    """The packs of the first epoch, as training makes them, then the rows that are in none."""
+    from swift import data
+
+    source = data.batches(
+        ready.train, ready.template.encode, cfg.data, fingerprint=ready.template.fingerprint, batch_size=1,
+        **ready.lint_facts(),
+    )  # fmt: skip
+    known: dict[str, list[Encoded]] = {}
+    rejected = []
+    for row in rows:
+        known.setdefault(row.origin, []).extend(row.sequences)
+        rejected += [row] if row.error else []
+    for (batch,) in source:
+        parts = batch.input_ids.split(batch.segments.lengths)
+        sequences = [
+            next(twin for twin in known[str(origin)] if np.array_equal(twin.input_ids, part))  # the store has no roles
+            for origin, part in zip(batch.origins, parts, strict=True)
+        ]
+        yield Row(', '.join(str(origin) for origin in batch.origins), sequences)
+    yield from rejected
+
+
+# ---------------------------------------------------------------------------------------------------------- output
+def _write(cfg: InspectConfig, rows: Iterator[Row], ready: Prepared) -> None:
+    """The rows as JSON lines, as a page, or in the terminal."""
+    tokenizer = ready.builder.tokenizer
+    if cfg.inspect.json:
+        for row in rows:
+            print(json.dumps(_object(row, tokenizer), ensure_ascii=False))
+    elif cfg.inspect.html:
+        _write_page(cfg, rows, tokenizer)
+    else:
+        for row in rows:
+            _print(row, tokenizer)
+        print(xray.legend())
+
+
+def _object(row: Row, tokenizer: Any) -> dict[str, Any]:
+    return {'row': row.origin, 'error': row.error} if row.error else xray.as_json(row.sequences, tokenizer)
+
+
+def _print(row: Row, tokenizer: Any) -> None:
+    if row.error:
+        print(f'── {row.origin}: rejected: {row.error}\n')
+        return
+    total = sum(len(each) for each in row.sequences)
+    loss = sum(int((each.weight != 0).sum()) for each in row.sequences)
+    print(f'── {row.origin}: {total:,} tokens, {loss:,} with loss')
+    xray.show(row.sequences, tokenizer)
+    print()
+
+
+def _write_page(cfg: InspectConfig, rows: Iterator[Row], tokenizer: Any) -> None:
+    pairs = ((row.origin, row.error or row.sequences) for row in rows)
+    page = xray.page(pairs, tokenizer, title=f'{" ".join(cfg.data.dataset)} · {cfg.model.model}')
+    if isinstance(cfg.inspect.html, str):
+        files.write(Path(cfg.inspect.html), ''.join(page))
+        logger.info('written: %s', cfg.inspect.html)
+    else:
+        sys.stdout.writelines(page)
+
+
+def _faults(ready: Prepared, encoding: Encoding) -> None:
+    """Notes and faults on standard error: what is on standard output can be read by programs."""
+    found = encoding.examiner.finish()
+    for text in (*ready.template.notes, encoding.account, found.stats):
+        logger.info('%s', text)
+    for finding in found.findings:
+        logger.warning('lint: %s', finding)
