@@ -83,6 +83,40 @@ class Fs:
 fs = Fs()
 
 
+# -------------------------------------------------------------------------------------------------------- faults
+@contextlib.contextmanager
+def explained(path: Path, need: int = 0, *, foreign: bool = False) -> Iterator[None]:
+    """Turn an operating system error into a DiskError that says what to do.
+
+    Args:
+        path: what is written, or the folder that everything in the block is written to.
+        need: bytes that are likely to be needed.
+        foreign: the block runs code of others (a library that writes its own files). It may raise OSErrors that are
+            no fault of the disk, and disk faults that are no OSErrors (safetensors): the error number decides.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError):
+            number = error.errno
+        else:
+            found = re.search(r'\(os error (\d+)\)', str(error)) if foreign else None
+            number = int(found[1]) if found else None
+        if number is None or (foreign and number not in DISK_ERRORS):
+            raise
+        raise DiskError(_disk_message(path, number, need)) from error
+
+
+def _disk_message(path: Path, number: int, need: int) -> str:
+    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
+    free = shutil.disk_usage(existing).free
+    needed = f'{need:,} bytes needed, ' if need else ''
+    return (
+        f'{path}: {os.strerror(number)} ({needed}{free:,} bytes free). What was saved before is intact; '
+        'free some space, or choose another --output_dir, and run again'
+    )
+
+
 # ------------------------------------------------------------------------------------------------------- folders
 @dataclass(frozen=True, slots=True)
 class FileFacts:
@@ -137,15 +171,15 @@ def commit(final: Path, *, replace: bool = False, need: int = 0, **facts: Any) -
     """
     if final.exists() and not replace:
         raise FileExistsError(errno.EEXIST, 'exists already and is not replaced', str(final))
-    with _explained(final, need):
+    with explained(final, need):
         final.parent.mkdir(parents=True, exist_ok=True)
         temp = _temp_name(final)
         fs.mkdir(temp)
     try:
         with _alive(temp):
-            with _explained(final, need, foreign=True):
+            with explained(final, need, foreign=True):
                 yield temp
-            with _explained(final, need):
+            with explained(final, need):
                 _seal(temp, facts)
                 _move_into_place(temp, final)
     except BaseException:
@@ -185,7 +219,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def delete(folder: Path) -> None:
     """Remove a folder so that a crash never leaves a half of it under its name. Raises DiskError."""
-    with _explained(folder):
+    with explained(folder):
         temp = _temp_name(folder)
         fs.rename(folder, temp)
         try:
@@ -214,7 +248,7 @@ def clean(folder: Path) -> list[str]:
 def write(path: Path, data: str | bytes) -> None:
     """Write a whole file or leave the old one as it was; durable on return. Raises DiskError."""
     data = data.encode() if isinstance(data, str) else data
-    with _explained(path, len(data)):
+    with explained(path, len(data)):
         temp = _temp_name(path)
         try:
             fs.create(temp, data)
@@ -226,7 +260,7 @@ def write(path: Path, data: str | bytes) -> None:
 
 def publish(temp: Path, final: Path) -> None:
     """Give a finished file its final name, durably; it replaces what was there. Raises DiskError."""
-    with _explained(final):
+    with explained(final):
         fs.sync(temp)
         fs.rename(temp, final)
         fs.sync(final.parent)
@@ -234,7 +268,7 @@ def publish(temp: Path, final: Path) -> None:
 
 def link(path: Path, target: str) -> None:
     """Make ``path`` a symbolic link to ``target``, replacing an older link in one step. Raises DiskError."""
-    with _explained(path):
+    with explained(path):
         temp = _temp_name(path)
         try:
             fs.symlink(temp, target)
@@ -252,13 +286,13 @@ def append(path: Path, line: str) -> None:
     Raises:
         DiskError: disk full or I/O error. The line may be torn; ``lines`` leaves it out.
     """
-    with _explained(path, len(line) + 1):
+    with explained(path, len(line) + 1):
         fs.append(path, f'{line}\n'.encode())
 
 
 def sync(path: Path) -> None:
     """Return once the journal's lines are on the disk. Raises DiskError."""
-    with _explained(path):
+    with explained(path):
         fs.sync(path)
 
 
@@ -290,13 +324,13 @@ def lock(folder: Path) -> Iterator[None]:
         LockedError: another process owns it; the message names it.
         DiskError: the folder cannot be written.
     """
-    with _explained(folder):
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     _HELD.add(descriptor)
     try:
-        _take(folder, descriptor)
-        with _explained(folder):
+        with explained(folder):
+            _take(folder, descriptor)
             clean(folder)
         yield
     finally:
@@ -444,33 +478,3 @@ def _is_alive(temp: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _explained(path: Path, need: int = 0, *, foreign: bool = False) -> Iterator[None]:
-    """Turn an operating system error into a DiskError that says what to do.
-
-    ``foreign`` code (a library that writes its own files) may raise OSErrors that are no fault of the disk, and disk
-    faults that are no OSErrors (safetensors): there the error number decides.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, OSError):
-            number = error.errno
-        else:
-            found = re.search(r'\(os error (\d+)\)', str(error)) if foreign else None
-            number = int(found[1]) if found else None
-        if number is None or (foreign and number not in DISK_ERRORS):
-            raise
-        raise DiskError(_disk_message(path, number, need)) from error
-
-
-def _disk_message(path: Path, number: int, need: int) -> str:
-    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
-    free = shutil.disk_usage(existing).free
-    needed = f'{need:,} bytes needed, ' if need else ''
-    return (
-        f'{path}: {os.strerror(number)} ({needed}{free:,} bytes free). What was saved before is intact; '
-        'free some space, or choose another --output_dir, and run again'
-    )

@@ -61,7 +61,7 @@ def load(folder: Path, backend: TrainBackend, source: Source) -> dict[str, Any]:
 def write(folder: Path, tensors: dict[str, Tensor], data: dict[str, Any]) -> None:
     """Write named tensors and JSON values into a new folder."""
     folder.mkdir()
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+    save_file(_unshared(tensors), folder / TENSORS)
     text = json.dumps({'format': FORMAT, **data}, ensure_ascii=False, allow_nan=False, indent=1)
     (folder / DATA).write_text(text, encoding='utf-8')
 
@@ -72,6 +72,18 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if data.pop('format', None) != FORMAT:
         raise ConfigError(f'{folder} was written by another version of this program; go on with that version')
     return {name: tensor.clone() for name, tensor in load_file(folder / TENSORS).items()}, data
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, no two in the same memory (8-bit optimizers share their code books)."""
+    found: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if address in memory else tensor
+        memory.add(address)
+    return found
 
 
 def refuse_nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import pkgutil
+import resource
 import signal
 import subprocess
 import sys
@@ -54,15 +55,23 @@ class Nursery:
         self.process.stdin.close()
         self.process.wait()
 
-    def run(self, argv: list[str], *, kill_at: float | str | None = None, number: int = signal.SIGKILL) -> Done:
+    def run(
+        self,
+        argv: list[str],
+        *,
+        kill_at: float | str | None = None,
+        number: int = signal.SIGKILL,
+        file_size: int | None = None,
+    ) -> Done:
         """Run ``swift *argv``.
 
         Args:
             kill_at: when to send the signal ``number``: after so many seconds, or when this text has been printed.
+            file_size: no file may grow beyond so many bytes: a disk that is full, for whoever writes to it.
         """
         self.count += 1
         log = self.folder / f'{self.count}.log'
-        request = {'argv': argv, 'log': str(log), 'kill_at': kill_at, 'number': int(number)}
+        request = {'argv': argv, 'log': str(log), 'kill_at': kill_at, 'number': int(number), 'file_size': file_size}
         print(json.dumps(request), file=self.process.stdin, flush=True)
         code, seconds = json.loads(self.process.stdout.readline())
         return Done(code, seconds, log.read_text(errors='replace'))
@@ -86,15 +95,23 @@ def serve() -> None:
         print(json.dumps(answer(**json.loads(line))), flush=True)
 
 
-def answer(argv: list[str], log: str, kill_at: float | str | None, number: int) -> tuple[int, float]:
+def answer(
+    argv: list[str], log: str, kill_at: float | str | None, number: int, file_size: int | None
+) -> tuple[int, float]:
     started = time.monotonic()
+    printing = subprocess.Popen(['tee', log], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     child = os.fork()
     if child == 0:
-        become(argv, log)
+        if file_size is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
+        become(argv, printing.stdin.fileno())
+    printing.stdin.close()
     if kill_at is not None:
         wait_for(child, Path(log), kill_at)
         os.kill(child, number)
     _, status = os.waitpid(child, 0)
+    printing.wait()
     return os.waitstatus_to_exitcode(status), time.monotonic() - started
 
 
@@ -110,9 +127,8 @@ def wait_for(child: int, log: Path, moment: float | str) -> None:
         time.sleep(0.002)
 
 
-def become(argv: list[str], log: str) -> None:
-    """Be the command: its output goes to ``log``, and the process ends with it."""
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+def become(argv: list[str], out: int) -> None:
+    """Be the command: it prints to ``out``, and the process ends with it."""
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (out, 1), (out, 2)):
         os.dup2(source, target)

@@ -1,12 +1,16 @@
 """True SIGKILLs at random instants of ``swift sft``: the run goes on and ends with the very same bytes."""
 
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from swift.core import files
 from swift.train import checkpoint, resume, state
@@ -32,7 +36,15 @@ VARIANTS = {
     'full': {'--tuner_type': 'full', '--neftune_noise_alpha': '5', '--torch_dtype': 'bfloat16'},
     'packing': {'--tuner_type': 'lora', '--packing': 'true', '--packing_length': '96'},
     'streaming': {'--tuner_type': 'lora', '--streaming': 'true', '--shuffle_buffer_size': '8'},
+    'packed stream': {'--packing': 'true', '--packing_length': '96', '--streaming': 'true'},
+    'less than an epoch': {'--dataset': 'rows.jsonl#1000', '--per_device_train_batch_size': '1'},
+    'dora': {'--use_dora': 'true', '--lora_dropout': '0.1', '--init_weights': 'gaussian'},
+    'pissa': {'--init_weights': 'pissa_niter_4'},
+    'fp16': {'--tuner_type': 'full', '--torch_dtype': 'float16'},
+    'adamw_8bit': {'--tuner_type': 'full', '--optim': 'adamw_8bit', '--torch_dtype': 'bfloat16'},
+    'qlora': {'--quant_method': 'bnb', '--quant_bits': '4'},
 }
+SHORT = ('lora', 'full', 'packing', 'streaming')
 
 
 @dataclass(frozen=True)
@@ -44,13 +56,9 @@ class World:
     whole: dict[str, tuple[Path, float]]
 
     def argv(self, variant: str, output: Path, **more: str) -> list[str]:
-        flags = COMMON | VARIANTS[variant] | more
-        flags |= {
-            '--model': str(self.folder / 'model'),
-            '--dataset': str(self.folder / 'rows.jsonl'),
-            '--output_dir': str(output),
-            '--store_dir': str(self.folder / 'store'),
-        }
+        flags = {'--dataset': 'rows.jsonl', '--store_dir': str(self.folder / 'store')} | COMMON | VARIANTS[variant]
+        flags |= {'--model': str(self.folder / 'model'), '--output_dir': str(output)} | more
+        flags['--dataset'] = str(self.folder / flags['--dataset'])
         return ['sft', *(word for pair in flags.items() for word in pair)]
 
 
@@ -94,19 +102,23 @@ def journal(run: Path) -> list[dict]:
     return [{key: value for key, value in each.items() if key not in TIMED} for each in records if 'step' in each]
 
 
-def go_on(world: World, variant: str, output: Path):
+def go_on(world: World, variant: str, output: Path, **more: str):
     """Resume if there is something to resume, as a supervisor would; else start again."""
-    saved = any(checkpoint.listed(run) for run in output.iterdir()) if output.exists() else False
-    more = {'--resume_from_checkpoint': 'last'} if saved else {}
+    if output.exists() and any(checkpoint.listed(run) for run in output.iterdir()):
+        more['--resume_from_checkpoint'] = 'last'
     return world.argv(variant, output, **more)
 
 
 def kill_and_go_on(world: World, variant: str, output: Path, dice: random.Random) -> None:
-    """Kill a run once or twice at random instants, let it go on to its end, and compare it with the undisturbed one."""
+    """Kill a run once or twice at random instants, let it go on to its end, and compare it with the undisturbed one.
+
+    Half of the runs have no token store yet: the kill may come while it is filled.
+    """
     whole, seconds = undisturbed(world, variant)
+    store = {'--store_dir': str(dice.choice((output.parent / f'{output.name}-store', world.folder / 'store')))}
     for _ in range(dice.choice((1, 1, 2))):
-        world.nursery.run(go_on(world, variant, output), kill_at=dice.uniform(0, seconds))
-    done = world.nursery.run(go_on(world, variant, output))
+        world.nursery.run(go_on(world, variant, output, **store), kill_at=dice.uniform(0, seconds))
+    done = world.nursery.run(go_on(world, variant, output, **store))
     assert done.code == 0, done.output
     run = run_of(output)
     assert end(run) == end(whole)
@@ -114,19 +126,52 @@ def kill_and_go_on(world: World, variant: str, output: Path, dice: random.Random
     assert [each.name for each in run.iterdir() if each.name.startswith((files.TEMP, files.OLD))] == []
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', SHORT)
 def test_killed_runs_end_with_the_bytes_of_an_undisturbed_one(world, tmp_path, variant):
-    dice = random.Random(variant)
-    for trial in range(2):
-        kill_and_go_on(world, variant, tmp_path / str(trial), dice)
+    kill_and_go_on(world, variant, tmp_path / 'out', random.Random(variant))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_a_hundred_killed_runs_end_with_the_bytes_of_an_undisturbed_one(world, tmp_path, variant):
     dice = random.Random(f'{variant} long')
-    for trial in range(25):
+    for trial in range(10):
         kill_and_go_on(world, variant, tmp_path / str(trial), dice)
+
+
+def test_a_run_goes_on_in_a_process_with_other_hashes(world, tmp_path):
+    """The warm process gives all its children one hash seed; a real restart has another."""
+    whole, _ = undisturbed(world, 'packing')
+    assert world.nursery.run(world.argv('packing', tmp_path), kill_at=' 5/14 ').code == -signal.SIGKILL
+    alone = {'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'PYTHONHASHSEED': '123'}
+    argv = [sys.executable, '-m', 'swift.cli', *go_on(world, 'packing', tmp_path)]
+    done = subprocess.run(argv, env=os.environ | alone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert end(run_of(tmp_path)) == end(whole) and journal(run_of(tmp_path)) == journal(whole)
+
+
+@pytest.mark.parametrize('file_size', [0, 200, 3_000, 20_000, 45_000])
+def test_a_full_disk_ends_the_command_with_74_whoever_was_writing(world, tmp_path, file_size):
+    more = {'--store_dir': str(tmp_path / 'store')}
+    done = world.nursery.run(world.argv('lora', tmp_path / 'out', **more), file_size=file_size)
+    assert done.code == 74, done.output
+    assert [path for path in tmp_path.rglob('*') if path.name.startswith((files.TEMP, files.OLD))] == []
+    for run in (tmp_path / 'out').iterdir():
+        for each in checkpoint.listed(run):
+            checkpoint.check(each)
+
+
+def test_a_model_without_finite_losses_ends_the_command_with_76(world, tmp_path):
+    model = tiny.model('llama')
+    with torch.no_grad():
+        model.model.layers[1].self_attn.v_proj.weight.fill_(float('inf'))
+    model.save_pretrained(tmp_path / 'model')
+    tiny.tokenizer().save_pretrained(tmp_path / 'model')
+    argv = world.argv('lora', tmp_path / 'out', **{'--model': str(tmp_path / 'model')})
+    done = world.nursery.run(argv)
+    assert done.code == 76, done.output
+    skipped = files.lines(run_of(tmp_path / 'out') / resume.SKIPPED)
+    assert len(skipped) == 10 and f'{world.folder}/rows.jsonl:' in skipped[0]
 
 
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
