@@ -1,0 +1,326 @@
+"""The template of a chat model: conversations become tokens with their loss weights, and prompts.
+
+    messages --Conversation--> dicts --Renderer--> text --Tracer--> who says what --Tokenizer--> ids --Turns--> weights
+
+The text is the one that the checkpoint's own template renders, and the ids are those of its own tokenizer. One thing is
+added: if the template lets a conversation end with the bare answer, with nothing after it, the token that would hand
+over to the user (GLM's ``<|user|>``), or else the tokenizer's eos, is put there, so that the model learns to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from swift.core.errors import RowError
+from swift.core.types import ROLES, Encoded, Message, Sample
+from swift.templates import thinking
+from swift.templates.args import TemplateArgs
+from swift.templates.conversation import Conversation, Style
+from swift.templates.fingerprint import digest
+from swift.templates.jinja import Renderer, Source
+from swift.templates.text import TextTemplate
+from swift.templates.tokens import Said, Tokenizer, Tokens
+from swift.templates.trace import Trace, Tracer
+from swift.templates.truncate import Truncate
+from swift.templates.turns import PROBE, Turn, Turns
+from swift.templates.weights import LossScale
+
+_NUMBER = {role: number for number, role in enumerate(ROLES)}
+_plainly = lambda text, message, kind: text
+
+
+class Reader:
+    """One chat template's source with all that is learnt about it."""
+
+    def __init__(self, source: Source, tokenizer: Any, known: frozenset[int], *, now: datetime):
+        self.source = source
+        self.renderer = Renderer(source, tokenizer.special_tokens_map, now=now)
+        self.tracer = Tracer(self.renderer)
+        self.tokenizer = Tokenizer(tokenizer, source.written)
+        self.style = self._style()
+        self.turns = Turns(self.tracer, self.style, self.tokenizer, known)
+
+    def _style(self) -> Style:
+        """Content as text, or in parts if only so an answer is shown."""
+        style = Style.of(self.source)
+        conversation = Conversation(PROBE)
+        for parts in (False, True):
+            tried = replace(style, parts=parts)
+            try:
+                trace = self.tracer(lambda put: conversation.write(tried, put), self._plain(conversation, tried))  # noqa: B023
+            except RowError:
+                continue
+            if trace.of(1) or trace.of(3):
+                return tried
+        return style
+
+    def _plain(self, conversation: Conversation, style: Style, *, prompt: bool = False) -> str:
+        return self.renderer(**conversation.write(style, _plainly), prompt=prompt)
+
+    def render(self, conversation: Conversation, *, prompt: bool = False) -> str:
+        """The conversation as the checkpoint renders it.
+
+        Raises:
+            RowError: the template refuses it, fails on it, or does not show a tool.
+        """
+        text = self._plain(conversation, self.style, prompt=prompt)
+        for tool in conversation.tools:
+            name = tool.get('function', tool).get('name')
+            if name and name not in text:
+                raise RowError(f'the chat template does not show the tool {name!r}; the model would not know of it')
+        return text
+
+    def read(self, conversation: Conversation, *, prompt: bool = False) -> Trace:
+        """Who says what in the rendering of the conversation.
+
+        Raises:
+            RowError: as ``render``, or the origin of the text cannot be proven, or a tool call gets lost.
+        """
+        known, problem = self.style, None
+        for style in self._styles(conversation):
+            self.style = style
+            try:
+                text = self.render(conversation, prompt=prompt)
+                trace = self.tracer(lambda put: conversation.write(self.style, put), text, prompt=prompt)
+                _check_calls(trace, conversation)
+                return trace
+            except RowError as error:
+                problem = problem or error
+        self.style = known
+        raise problem
+
+    def suspects(self, conversation: Conversation) -> bool:
+        """True if only a trace can tell how the conversation is to be tokenised: it has control strings or calls."""
+        strings: list[str] = []
+        conversation.write(self.style, lambda text, message, kind: strings.append(text) or text)
+        called = any(message.tool_calls for message in conversation.messages)
+        return called or any(map(self.tokenizer.suspicious, strings))
+
+    def _styles(self, conversation: Conversation) -> Iterator[Style]:
+        """Ways to write the conversation: the one that worked last, and for tool calls the others."""
+        known = self.style
+        yield known
+        if any(message.tool_calls for message in conversation.messages):
+            for objects, named in product((True, False), (False, True)):
+                if (objects, named) != (known.objects, known.named):
+                    yield replace(known, objects=objects, named=named, ids=known.ids or named)
+
+
+def _check_calls(trace: Trace, conversation: Conversation) -> None:
+    """Refuse a rendering in which a call lost its name, or has arguments that are no JSON.
+
+    Raises:
+        RowError: naming the call.
+    """
+    for index, message in enumerate(conversation.messages):
+        shown = {p.field.text for p in trace.pieces if p.field and p.field.message == index and p.field.kind == 'name'}
+        for call in message.tool_calls:
+            in_id = call.id and call.name in call.id and call.id in trace.text
+            if call.name not in shown and not in_id and f'functions.{call.name}:' not in trace.text:
+                raise RowError(f'the chat template does not show the call of {call.name!r}; there is nothing to train')
+            if isinstance(call.arguments, Mapping) and call.arguments and repr(call.arguments) in trace.text:
+                raise RowError(f"the chat template shows the arguments of {call.name!r} as Python's, not as JSON")
+
+
+class ChatTemplate:
+    """Implements ``swift.core.types.Template`` for chat models.
+
+    ``notes`` are sentences for the first lines of a run: flags without effect, tokens that were added. RowErrors do not
+    say where the row is; who reads the rows knows.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        choose: Callable[[bool], Source],
+        args: TemplateArgs,
+        *,
+        known: frozenset[int],
+        scale: LossScale,
+        truncate: Truncate,
+        now: datetime,
+    ):
+        """``choose`` gives the source for rows with tools or without; ``known`` are the checkpoint's stop tokens."""
+        self.tokenizer, self.args, self.scale, self.truncate = tokenizer, args, scale, truncate
+        self.notes: list[str] = []
+        self._choose, self._known, self._now = choose, known, now
+        self._readers: dict[Source, Reader] = {}
+        self._text = TextTemplate(tokenizer, args, scale=scale, truncate=truncate, known=known)
+        self.notes += thinking.unheard(args, choose(False))
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return tuple(sorted(self._reader(tools=False).turns.endings.stops))
+
+    @property
+    def stop_text(self) -> str:
+        """A text that ends answers where no token does, or an empty one."""
+        return self._reader(tools=False).turns.endings.text
+
+    def encode(self, sample: Sample) -> list[Encoded]:
+        """One Encoded, or several when truncation splits.
+
+        Raises:
+            RowError: the template refuses the row, or the mask cannot be proven.
+        """
+        if sample.text is not None:
+            return self._text.encode(sample)
+        messages = self._with_system(sample.messages)
+        if not messages:
+            raise RowError('the row has no messages')
+        reader, conversation = self._conversation(messages, sample.tools, sample.template_kwargs)
+        trace = reader.read(conversation)
+        tokens = reader.tokenizer(trace.text, _said(trace, messages))
+        turns = reader.turns(trace, tokens, messages)
+        encoded = self._weigh(sample, messages, trace, tokens, turns)
+        if turns and turns[-1].message == len(messages) - 1 and turns[-1].stop is None:
+            encoded = self._stopped(encoded, reader, trace, turns[-1], self.scale.turn(messages, len(messages) - 1))
+        return self.truncate(encoded)
+
+    def prompt(self, messages: Sequence[Message], *, tools: Sequence[dict] = (), **kwargs: Any) -> list[int]:
+        """Ids of the conversation and the generation prompt, as ``apply_chat_template`` gives them.
+
+        If the last message is an assistant's, the model is to go on with it.
+        """
+        messages = self._with_system(messages)
+        reader, conversation = self._conversation(messages, tools, kwargs)
+        prefix = self.args.response_prefix or ''
+        if messages and messages[-1].role == 'assistant':
+            text, said = self._begun(reader, conversation)
+            return reader.tokenizer(text, said).ids.tolist()
+        if not reader.suspects(conversation):
+            return reader.tokenizer(reader.render(conversation, prompt=True) + prefix).ids.tolist()
+        trace = reader.read(conversation, prompt=True)
+        return reader.tokenizer(trace.text + prefix, _said(trace, messages)).ids.tolist()
+
+    def _begun(self, reader: Reader, conversation: Conversation) -> tuple[str, list[Said]]:
+        """The text of a conversation whose last answer is to be continued, and who says what in it."""
+        trace = reader.read(conversation)
+        own = trace.of(len(conversation.messages) - 1)
+        if not own:
+            raise RowError('the last answer, which the model is to continue, says nothing')
+        said = [part for part in _said(trace, conversation.messages) if part.end <= own[-1].end]
+        return trace.text[: own[-1].end], said
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of answer tokens, without control tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes whenever the same sample could encode differently."""
+        sources = [self._choose(tools) for tools in (False, True)]
+        told = {
+            'sources': [source.text for source in sources],
+            'args': asdict(self.args),
+            'tokens': self.tokenizer.special_tokens_map,
+            'stops': sorted(self._known),
+            'length': self.truncate.length,
+            'clock': [source.clock(self._now) for source in sources],
+        }
+        return digest(told, self.tokenizer)
+
+    # ------------------------------------------------------------------------------------------------------- parts
+    def _reader(self, *, tools: bool) -> Reader:
+        source = self._choose(tools)
+        if source not in self._readers:
+            self._readers[source] = Reader(source, self.tokenizer, self._known, now=self._now)
+        return self._readers[source]
+
+    def _conversation(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], own: Mapping[str, Any]
+    ) -> tuple[Reader, Conversation]:
+        reader = self._reader(tools=bool(tools))
+        if tools and not reader.source.shows_tools:
+            raise RowError(
+                f'the row brings tools, but {reader.source.name} cannot show tools to the model; '
+                'leave them out, or give --template a template that has them'
+            )
+        told = {**thinking.variables(self.args, reader.source), **own}
+        return reader, Conversation(messages, tools, told, reader.tokenizer.suspicious)
+
+    def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        if self.args.system is None or any(message.role == 'system' for message in messages):
+            return tuple(messages)
+        return (Message('system', self.args.system), *messages)
+
+    def _weigh(
+        self, sample: Sample, messages: Sequence[Message], trace: Trace, tokens: Tokens, turns: Sequence[Turn]
+    ) -> Encoded:
+        size = len(tokens.ids)
+        weight = np.full(size, float(self.scale.base == 'all'), dtype=np.float32)
+        role = np.zeros(size, dtype=np.uint8)
+        for piece in trace.pieces:
+            if piece.field and piece.field.message >= 0:
+                i, j = tokens.within(piece.start, piece.end)
+                role[i:j] = _NUMBER[messages[piece.field.message].role]
+        for turn in turns:
+            last = turn.stop[1] if turn.stop else turn.end
+            i, j = tokens.within(turn.start, last)
+            role[i:j] = _NUMBER['assistant']
+            _weigh_turn_(weight, self.scale, messages, trace, tokens, turn)
+        if size:
+            weight[0] = 0
+        return Encoded(tokens.ids, weight, role, sample.origin)
+
+    def _stopped(self, encoded: Encoded, reader: Reader, trace: Trace, turn: Turn, weight: float) -> Encoded:
+        """The row with the stop token that its template leaves out."""
+        if turn.end < len(trace.text):
+            self._note(f'{reader.source.name} goes on after the last answer without a stop token: none is trained')
+            return encoded
+        id = reader.turns.handover(trace, turn)
+        id = self.tokenizer.eos_token_id if id is None else id
+        if id is None:
+            self._note(f'{reader.source.name} ends the last answer with no stop token, and the tokenizer has no eos')
+            return encoded
+        name = self.tokenizer.convert_ids_to_tokens(id)
+        self._note(f'{reader.source.name} ends the last answer with no stop token: {name} is added and trained')
+        grown = lambda array, value: np.append(array, np.array(value, dtype=array.dtype))
+        return replace(
+            encoded,
+            input_ids=grown(encoded.input_ids, id),
+            weight=grown(encoded.weight, weight),
+            role=grown(encoded.role, _NUMBER['assistant']),
+        )
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+
+def _said(trace: Trace, messages: Sequence[Message]) -> list[Said]:
+    """The pieces as the tokenizer wants them."""
+    said = []
+    for piece in trace.pieces:
+        field = piece.field
+        answer = bool(field) and field.kind != 'other' and messages[field.message].role == 'assistant'
+        said.append(Said(piece.start, piece.end, answer, piece.lead, piece.tail))
+    return said
+
+
+def _weigh_turn_(
+    weight: np.ndarray, scale: LossScale, messages: Sequence[Message], trace: Trace, tokens: Tokens, turn: Turn
+) -> None:
+    """Write the weights of one turn. A token belongs to the first character of the answer that it holds."""
+    own = scale.turn(messages, turn.message)
+    question = next((m.content for m in reversed(messages[: turn.message]) if m.role in ('user', 'tool')), '')
+    blocks = [(turn.start, turn.end)]
+    if trace.blocks is not None and scale.base != 'all':
+        blocks = [(max(a, turn.start), min(b, turn.end)) for a, b in trace.blocks]
+        blocks = [(a, b) for a, b in blocks if a < b or a == b == turn.start == turn.end]
+        if not blocks:
+            return
+    for first, last, part in reversed(scale.parts(trace.text[turn.start : turn.end], question)):
+        for a, b in reversed(blocks):
+            i, j = tokens.within(max(a, turn.start + first), min(b, turn.start + last))
+            weight[i:j] = own * part
+    if turn.stop:
+        i, j = tokens.within(*turn.stop)
+        weight[i:j] = own
