@@ -166,9 +166,14 @@ def _both(names: str | Sequence[str] | None) -> list[str]:
     return names * 2 if len(names) == 1 else names
 
 
-def digest(*parts: str | None) -> str:
-    """A short hash of texts."""
-    return hashlib.sha256('\0'.join(part or '' for part in parts).encode('utf-8', 'backslashreplace')).hexdigest()[:32]
+def digest(*parts: str | bytes | None) -> str:
+    """A short hash of texts and bytes; where one ends and the next begins counts."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part if isinstance(part, bytes) else (part or '').encode('utf-8', 'backslashreplace')
+        whole.update(len(data).to_bytes(8))
+        whole.update(data)
+    return whole.hexdigest()[:32]
 
 
 def source_of(function: Any) -> str:

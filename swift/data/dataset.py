@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,13 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Changes whenever the set of rows, or what is in one of them, does. Their order does not count."""
+        return digest(self.corpus.fingerprint(), self._chosen, *map(source_of, self._changes))
+
+    @cached_property
+    def _chosen(self) -> str:
+        """Which rows of the corpus are among these."""
         rows = np.unique(self.order)
-        chosen = 'all' if len(rows) == len(self.corpus) else digest(rows.tobytes().hex())
-        return digest(self.corpus.fingerprint(), chosen, *map(source_of, self._changes))
+        return 'all' if len(rows) == len(self.corpus) else digest(rows.tobytes())
 
     def _row(self, i: int) -> int:
         if not -len(self) <= i < len(self):

@@ -66,19 +66,23 @@ class Rows:
     def __init__(self, dataset: Dataset, *, seed: int, shuffle: bool, window: int):
         self.dataset, self._seed, self._shuffle, self._window = dataset, seed, shuffle, window
 
+    def __len__(self) -> int:
+        """Windows of an epoch."""
+        return -(-len(self.dataset) // self._window)
+
     def windows(self, epoch: int, at: int | None) -> Iterator[tuple[int, np.ndarray, float, float]]:
         """(number, corpus rows, part of the epoch before, part of the epoch) of each window."""
         order = self.dataset.order
         if self._shuffle:
             order = order[mix.permutation(len(order), mix.EPOCH, self._seed, epoch)]
         count, size = len(order), self._window
-        for number in range(at or 0, -(-count // size)):
+        for number in range(at or 0, len(self)):
             rows = order[number * size : (number + 1) * size]
             yield number, rows, number * size / count, len(rows) / count
 
     def identity(self, fingerprint: str) -> str:
         """What decides the order and, with the template's fingerprint, the tokens."""
-        order = digest(self.dataset.order.tobytes().hex(), repr((self._seed, self._shuffle, self._window)))
+        order = digest(self.dataset.order.tobytes(), repr((self._seed, self._shuffle, self._window)))
         return digest(order, self.dataset.fingerprint(), fingerprint)
 
 
@@ -92,6 +96,10 @@ class StoreFeed:
     def windows(self, epoch: int, at: int | None = None) -> Iterator[Window]:
         for number, rows, done, share in self._rows.windows(epoch, at):
             yield self._window(number, self.store.sequences(rows), done, share)
+
+    def __len__(self) -> int:
+        """Windows of an epoch."""
+        return len(self._rows)
 
     def count(self) -> int:
         """Sequences of an epoch."""

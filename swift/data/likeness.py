@@ -7,7 +7,7 @@ Broder, "On the resemblance and containment of documents", 1997.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,17 +35,17 @@ class Likeness:
         """Digests of all sequences so far, uint64."""
         return np.concatenate(self._digests) if self._digests else np.zeros(0, np.uint64)
 
-    def doubles(self) -> tuple[Iterator[tuple[int, int]], Iterator[tuple[int, int]]]:
-        """(later, earlier) numbers of equal sequences, and of nearly equal ones that are not equal."""
+    def doubles(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each sequence the number of the first that equals it, and of the first that nearly does; -1 for none."""
         if not self._digests:
-            return iter(()), iter(())
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         exact = _earlier(self.digests())
         near = np.full(len(exact), len(exact))
         for band in np.concatenate(self._bands, axis=1):
             earlier = _earlier(band)
             near = np.minimum(near, np.where(earlier >= 0, earlier, len(exact)))
         near[(exact >= 0) | (near == len(exact))] = -1
-        return _pairs(exact), _pairs(near)
+        return exact, near
 
 
 def digests(sequences: Sequence[np.ndarray]) -> np.ndarray:
@@ -90,10 +90,6 @@ def _earlier(hashes: np.ndarray) -> np.ndarray:
     out = np.full(len(hashes), -1)
     out[order] = np.where(begins | (ordered == 0), -1, first)
     return out
-
-
-def _pairs(earlier: np.ndarray) -> Iterator[tuple[int, int]]:
-    return ((later, int(earlier[later])) for later in np.flatnonzero(earlier >= 0).tolist())
 
 
 def _flat(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,8 @@ from swift.core.errors import DataError
 from swift.core.types import ROLES, Encoded, Message, Origin, Sample
 from swift.data.likeness import Likeness
 
-EXAMPLES = 20  # rows named for each finding
+EXAMPLES = 20  # rows kept for each finding
+SHOWN = 5  # of them, in one line
 BLOCK = 1 << 18  # tokens looked at together
 CONTENT = np.isin(np.arange(len(ROLES)), [ROLES.index(role) for role in ('user', 'assistant', 'tool', 'text')])
 
@@ -63,10 +64,10 @@ class Finding:
     count: int = 0
     rows: list[str] = field(default_factory=list)
 
-    def add(self, row: str) -> None:
-        self.count += 1
-        if len(self.rows) < EXAMPLES:
-            self.rows.append(row)
+    def add(self, sequences: np.ndarray, place: Callable[[int], str]) -> None:
+        """Count these sequences; ``place`` names one."""
+        self.count += len(sequences)
+        self.rows += map(place, sequences[: EXAMPLES - len(self.rows)].tolist())
 
     @property
     def severity(self) -> str:
@@ -74,8 +75,9 @@ class Finding:
 
     def __str__(self) -> str:
         rule = RULES[self.rule]
-        more = ', ...' if self.count > len(self.rows) else ''
-        return f'{self.severity} {self.rule}: {self.count:,} x {rule.what} ({rule.fix}): {", ".join(self.rows)}{more}'
+        more = ', ...' if self.count > SHOWN else ''
+        rows = ', '.join(self.rows[:SHOWN])
+        return f'{self.severity} {self.rule}: {self.count:,} x {rule.what} ({rule.fix}): {rows}{more}'
 
 
 @dataclass(slots=True)
@@ -156,39 +158,48 @@ class Examiner:
     """
 
     def __init__(self, *, stop_ids: Sequence[int] = (), control: Sequence[str] = (), max_length: int | None = None):
-        self._stop_ids, self._max_length = np.asarray(stop_ids, np.int64), max_length
+        self._stop_ids, self._max_length = np.asarray(sorted(stop_ids), np.int64), max_length
         longest_first = sorted(filter(None, control), key=len, reverse=True)
         self._control = re.compile('|'.join(map(re.escape, longest_first))) if longest_first else None
         self._findings = {name: Finding(name) for name in RULES}
         self._stats = Stats()
-        self._block: list[tuple[Encoded, bool, bool]] = []  # sequence, of a conversation, first of its row
+        self._block: list[tuple[Encoded, bool, bool]] = []  # sequence, ends a conversation, begins a row
         self._tokens = 0
         self._likeness = Likeness()
+        self._facts = (sorted(stop_ids), longest_first, max_length)
         self._paths: dict[str, int] = {}
         self._places = array('i'), array('q')  # of each sequence: path, row
 
     def add(self, sample: Sample, encoded: Sequence[Encoded]) -> None:
         """Look at one row and its sequences."""
         self._stats.rows += 1
-        for rule in sorted(set(self._text_faults(sample))):
-            self._findings[rule].add(str(sample.origin))
+        for rule in self._text_faults(sample):
+            self._findings[rule].add(np.zeros(1, np.int64), lambda _: str(sample.origin))
+        last = len(encoded) - 1
         for i, each in enumerate(encoded):
-            self._block.append((each, sample.text is None, i == 0))
+            self._block.append((each, i == last and _is_chat(sample), i == 0))
             self._tokens += len(each)
             self._places[0].append(self._paths.setdefault(each.origin.path, len(self._paths)))
             self._places[1].append(each.origin.row)
         if self._tokens >= BLOCK:
             self._look_at_block()
 
+    def fingerprint(self) -> str:
+        """Changes whenever the same rows could have other findings."""
+        return repr(self._facts)
+
     def finish(self) -> Lint:
         """All findings."""
         self._look_at_block()
-        for rule, pairs in zip(('duplicate', 'near-duplicate'), self._likeness.doubles(), strict=True):
-            for later, earlier in pairs:
-                here, there = self._place(later), self._place(earlier)
-                if here != there:  # path#500 repeats rows because it was asked to
-                    self._findings[rule].add(f'{here} = {there}')
-        found = [each for each in self._findings.values() if each.count]
+        paths, rows = (np.asarray(each) for each in self._places)
+        doubles = Finding('duplicate'), Finding('near-duplicate')
+        for finding, earlier in zip(doubles, self._likeness.doubles(), strict=True):
+            later = np.flatnonzero(earlier >= 0)
+            there = earlier[later]
+            another = (paths[later] != paths[there]) | (rows[later] != rows[there])  # path#500 repeats rows as asked
+            both = lambda i, earlier=earlier: f'{self._place(i)} = {self._place(earlier[i])}'
+            finding.add(later[another], both)
+        found = [each for each in (*self._findings.values(), *doubles) if each.count]
         return Lint(sorted(found, key=lambda each: each.severity != 'error'), self._stats)
 
     # -------------------------------------------------------------------------------------------------------- text
@@ -232,12 +243,10 @@ class Examiner:
         return self._likeness.digests()
 
     def _note(self, rule: str, sequences: np.ndarray) -> None:
-        for i in sequences.tolist():
-            self._findings[rule].add(self._place(i))
+        self._findings[rule].add(sequences, self._place)
 
     def _place(self, sequence: int) -> str:
-        path = next(path for path, number in self._paths.items() if number == self._places[0][sequence])
-        return str(Origin(path, self._places[1][sequence]))
+        return str(Origin(list(self._paths)[self._places[0][sequence]], self._places[1][sequence]))
 
 
 def examine(rows: Iterable[tuple[Sample, Sequence[Encoded]]], **examiner: Any) -> Lint:
@@ -251,8 +260,7 @@ def examine(rows: Iterable[tuple[Sample, Sequence[Encoded]]], **examiner: Any) -
 def overlap(train: np.ndarray, val: np.ndarray, place: Callable[[int], Origin]) -> Finding:
     """Evaluation sequences whose content is trained on, from the digests of both; ``place`` names a val sequence."""
     finding = Finding('overlap')
-    for i in np.flatnonzero(np.isin(val, train[train != 0])).tolist():
-        finding.add(str(place(i)))
+    finding.add(np.flatnonzero(np.isin(val, train[train != 0])), lambda i: str(place(i)))
     return finding
 
 
@@ -262,12 +270,22 @@ def _texts(sample: Sample) -> Iterable[str]:
         yield message.content
 
 
+def _is_chat(sample: Sample) -> bool:
+    """Whether someone asks: a lone answer is a document to pre-train on, which needs no end."""
+    return any(each.role == 'user' for each in sample.messages)
+
+
 def _is_empty(message: Message) -> bool:
     return not (message.content.strip() or message.tool_calls or (message.reasoning or '').strip())
 
 
 def _in_order(messages: Sequence[Message]) -> bool:
-    """System first, then user and assistant in turn; tool results follow a call and are answered by the assistant."""
+    """System first, then user and assistant in turn; tool results follow a call and are answered by the assistant.
+
+    A lone answer is a document.
+    """
+    if len(messages) == 1:
+        return messages[0].role == 'assistant'
     before = None
     for message in messages:
         role = message.role

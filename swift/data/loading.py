@@ -163,7 +163,7 @@ def _of_meta(
     """Parts of a dataset that is known by name: one for each subset, since each may have its own columns."""
     names = names_for(args.model_name, args.model_author) if meta.fill else None
     parts = []
-    where = _where(meta, wanted, use_hf=use_hf, token=token)
+    where = _where(meta, wanted, args, use_hf=use_hf, token=token)
     for name in meta.chosen(wanted.subsets) or [None]:
         subset = meta.subset(name or 'default')
         own = {old.lower(): new for old, new in (subset.columns or {}).items()}
@@ -175,7 +175,7 @@ def _of_meta(
     return parts
 
 
-def _where(meta: DatasetMeta, wanted: spec.Spec, *, use_hf: bool, token: str | None) -> Any:
+def _where(meta: DatasetMeta, wanted: spec.Spec, args: DataArgs, *, use_hf: bool, token: str | None) -> Any:
     """The folder or file of a named dataset, fetched if need be, or its rows."""
     from swift import hub
 
@@ -189,6 +189,8 @@ def _where(meta: DatasetMeta, wanted: spec.Spec, *, use_hf: bool, token: str | N
         if meta.ms_dataset_id:
             logger.info('%s: the rows shipped here (ms::%s takes those of the hub)', wanted.name, meta.ms_dataset_id)
         return path
+    if args.download_mode == 'force_redownload':
+        raise ConfigError('--download_mode force_redownload: not built yet; remove the downloaded folder instead')
     hugging = use_hf if meta.ms_dataset_id and meta.hf_dataset_id else meta.ms_dataset_id is None
     name = meta.hf_dataset_id if hugging else meta.ms_dataset_id
     revision = meta.hf_revision if hugging else meta.ms_revision

@@ -30,6 +30,7 @@ from swift.data.encoding import Encode, Encoding
 from swift.data.feeds import BLOCK, MOST, WINDOW, Feed, LiveFeed, Rows, StoreFeed, StreamFeed, Window
 from swift.data.lint import Examiner, Lint
 from swift.data.pack import STRATEGIES, Packs
+from swift.data.progress import track
 from swift.data.store import Store, open_or_fill, store_key
 from swift.data.stream import Stream
 
@@ -217,7 +218,7 @@ class Source:
     def _items_in(self, epoch: int) -> int:
         if self._packing.length is None:
             return self.feed.count()  # type: ignore[attr-defined]
-        windows = self.feed.windows(epoch)
+        windows = track(self.feed.windows(epoch), 'pack', total=len(self.feed))  # type: ignore[arg-type]
         return sum(len(self._packing.items(window.lengths, epoch, window.number)) for window in windows)
 
 
@@ -305,7 +306,8 @@ def batches(
         feed: Feed = StreamFeed(rows, Encoding(encode, examiner), fingerprint, window=window, **limits)
     else:
         ordered = Rows(rows, seed=args.data_seed, shuffle=args.train_dataloader_shuffle, window=window)
-        if max_steps > 0 and _suffice(rows, encode, fingerprint, args, packing, wanted):
+        stored = (_folder(args) / store_key(rows, fingerprint, examiner) / 'tokens').exists()
+        if max_steps > 0 and not stored and _suffice(rows, encode, packing, wanted):
             feed = LiveFeed(ordered, Encoding(encode, examiner), fingerprint, **limits)
         else:
             store = open_or_fill(rows, encode, fingerprint, folder=_folder(args), examiner=examiner, **limits)
@@ -358,13 +360,11 @@ def _folder(args: DataArgs) -> Path:
     return Path(args.store_dir).expanduser() if args.store_dir else cache.folder('tokens')
 
 
-def _suffice(rows: Dataset, encode: Encode, fingerprint: str, args: DataArgs, packing: Packing, items: int) -> bool:
+def _suffice(rows: Dataset, encode: Encode, packing: Packing, items: int) -> bool:
     """Whether ``items`` need fewer rows than an epoch has, so that each is tokenised at most once without a store.
 
-    How many rows go into a pack is judged by the first few; an existing store is used in any case.
+    How many rows go into a pack is judged by the first few.
     """
-    if (_folder(args) / store_key(rows, fingerprint) / 'tokens').exists():
-        return False
     if packing.length is None:
         return items < len(rows)
     probe = Encoding(encode, Examiner())

@@ -139,14 +139,14 @@ def open_or_fill(
         DataError: too many rows are rejected, or none is left, or a file changed while it was read.
         DiskError: the disk is full.
     """
-    key = store_key(dataset, fingerprint)
+    key = store_key(dataset, fingerprint, examiner)
     home = folder / key
     final = home / 'tokens'
     if not final.exists():
         with _own(home):
             if not final.exists():
                 _fill(final, dataset, Encoding(encode, examiner), max_rejected, strict)
-                if store_key(dataset, fingerprint) != key:
+                if store_key(dataset, fingerprint, examiner) != key:
                     files.delete(final)
                     raise DataError('a data file changed while it was read; run again when it is complete')
     store = Store(final)
@@ -155,9 +155,10 @@ def open_or_fill(
     return store
 
 
-def store_key(dataset: Dataset, fingerprint: str) -> str:
+def store_key(dataset: Dataset, fingerprint: str, examiner: Examiner) -> str:
     """What a store is found by."""
-    return digest(room_version(), fingerprint, dataset.fingerprint(), *dataset.corpus.paths)
+    parts = (fingerprint, examiner.fingerprint(), dataset.fingerprint(), *dataset.corpus.paths)
+    return digest(room_version(), *parts)
 
 
 def room_version() -> str:

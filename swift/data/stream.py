@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from swift.core.errors import DataError
+from swift.core.errors import DataError, RowError
 from swift.core.types import Origin, Sample
 from swift.data import mix
 from swift.data.corpus import Part, digest
+from swift.data.rows.standard import to_row
 from swift.data.tables import Block, Cursor, Handle
 
 RANDOMS = 1024  # made at a time
@@ -51,6 +52,17 @@ class Stream:
     def start(self, epoch: int, state: dict[str, Any] | None = None) -> Pass:
         """A pass through the rows, from the beginning or from a state that ``Pass.state`` gave."""
         return Pass(self, epoch, state)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Standard rows of the first epoch. Raises RowError for one that cannot be read."""
+        run = self.start(0)
+        while places := run.take(1):
+            try:
+                sample = self.sample(places[0])
+            except RowError as error:
+                raise RowError(f'{self.origin(places[0])}: {error}') from None
+            if sample is not None:
+                yield to_row(sample)
 
     def origin(self, place: Place) -> Origin:
         part, table = self.datasets[place.dataset][place.table]

@@ -47,7 +47,8 @@ def rules(*samples, **facts):
 
 def test_good_rows_have_no_findings():
     tools = sample(('user', 'a'), ('assistant', 'call'), ('tool', '1'), ('tool', '2'), ('assistant', 'b'))
-    assert rules(GOOD, tools, sample('a document', row=2)) == {}
+    document = sample(('assistant', 'a document as established files write it'), row=4)
+    assert rules(GOOD, tools, sample('a document', row=2), document) == {}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,8 @@ def test_doubles_are_named_with_their_first_and_the_system_prompt_does_not_count
         sample(('system', 's'), ('user', 'hi'), ('assistant', 'hello'), row=3),
         sample(('user', 'hi'), ('assistant', 'hello'), row=4),
     ]
-    assert rules(*doubles) == {'duplicate': ['a.jsonl:3 = a.jsonl:1', 'a.jsonl:4 = a.jsonl:1']}
+    again = doubles[0]  # a row that a count repeats
+    assert rules(*doubles, again) == {'duplicate': ['a.jsonl:3 = a.jsonl:1', 'a.jsonl:4 = a.jsonl:1']}
 
 
 def test_a_row_that_was_asked_for_several_times_is_no_double():
@@ -109,8 +111,9 @@ def test_near_doubles_are_found_and_different_texts_are_not():
     likeness.add([base, *others[:25]])
     likeness.add([touched, *others[25:], base[:20], base[:20] + 1])
     exact, near = likeness.doubles()
-    assert list(exact) == []
-    assert list(near) == [(26, 0)]
+    assert exact.tolist() == [-1] * 54
+    assert np.flatnonzero(near >= 0).tolist() == [26]
+    assert near[26] == 0
 
 
 def test_digests_tell_order_and_length():

@@ -19,7 +19,7 @@ from swift.data.args import DataArgs
 from swift.data.dataset import Dataset
 from swift.data.encoding import Encoding
 from swift.data.lint import Examiner
-from swift.data.store import open_or_fill, store_key
+from swift.data.store import open_or_fill
 
 from .bytes_template import encode, jsonl, pairs, refusing, splitting, text_of
 
@@ -30,6 +30,10 @@ def dataset(path, **flags) -> Dataset:
 
 def fill(rows, folder, *, make=encode, fingerprint='bytes', **limits):
     return open_or_fill(rows, make, fingerprint, folder=folder / 'store', examiner=Examiner(), **limits)
+
+
+def store_key(rows, fingerprint, **facts):
+    return stores.store_key(rows, fingerprint, Examiner(**facts))
 
 
 def counting(make=encode):
@@ -105,6 +109,7 @@ def test_the_key_changes_when_it_must_and_only_then(tmp_path):
     ):
         keys.append(store_key(dataset(path, **change), 'bytes'))
     keys.append(store_key(dataset(path), 'another template'))
+    keys += [store_key(dataset(path), 'bytes', **facts) for facts in ({'stop_ids': [1]}, {'max_length': 9})]
     keys.append(store_key(dataset(f'{path}#10'), 'bytes'))
     jsonl(path, [*pairs(19), {'query': 'q19', 'response': 'changed'}])
     keys.append(store_key(dataset(path), 'bytes'))

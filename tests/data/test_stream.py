@@ -105,3 +105,4 @@ def test_load_dataset_streams_too(files):
     made, val = data.load_dataset(str(files[0]), streaming=True)
     assert val is None
     assert numbers(made, made.start(0).take(3)) == [0, 1, 2]
+    assert [row['messages'][0]['content'].split()[0] for row in made] == [f'q{i}' for i in range(30)]
