@@ -97,7 +97,7 @@ class Turns:
         if start is None:
             return None
         end = own[-1].end if own else start
-        following = [p.start for p in trace.pieces if p.start >= end and not (p.field and p.field.kind == 'other')]
+        following = [p.start for p in trace.pieces if p.start >= end and p.field and p.field.kind != 'other']
         limit = following[0] if following else len(trace.text)
         called = bool(own) and own[-1].field.kind in ('call', 'name')
         rest = own[-1].field.coded[own[-1].last :] if own else ''
@@ -141,7 +141,7 @@ class Turns:
     ) -> tuple[int, int] | None:
         """The characters that end an answer, which itself ends at ``end``; before ``limit``, where a message begins.
 
-        ``called``: the answer ends with a tool call. ``rest``: what of its last field is not shown, or shown in ``glue``.
+        ``called``: the answer ends with a tool call. ``rest``: what of its last field no piece shows.
         """
         after = [control for control in tokens.controls if control.start >= end and control.end <= limit]
         for control in after:
