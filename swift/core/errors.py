@@ -115,7 +115,6 @@ def did_you_mean(name: str, known: Iterable[str], *, limit: int = 3) -> str:
 EXTRAS = {
     'bitsandbytes': 'qlora',
     'gguf': 'gguf',
-    'modelscope': 'modelscope',
     'swanlab': 'track',
     'tensorboard': 'track',
     'wandb': 'track',
