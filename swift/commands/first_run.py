@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MODEL = 'HuggingFaceTB/SmolLM2-135M-Instruct'
 # Rows and the share of the tokens they get. Identity rows repeat; general rows keep the model from forgetting.
-MIX = {'swift/self-cognition': 0.5, 'swift/facts': 0.08, 'swift/python-docs': 0.32, 'swift/chatterbot': 0.1}
+MIX = {'swift/self-cognition': 0.5, 'swift/facts': 0.15, 'swift/python-docs': 0.27, 'swift/chatterbot': 0.08}
 TOKENS_PER_ROW = {'swift/self-cognition': 64, 'swift/facts': 70, 'swift/python-docs': 69, 'swift/chatterbot': 52}
 ENOUGH = 45_000  # tokens after which the default model has learned who it is; more adds nothing to see
 RESERVE = 35  # seconds kept for loading and for the questions after training
@@ -253,7 +253,8 @@ def _ask(engine: Any) -> list[str]:
     requests = [InferRequest(messages=[{'role': 'user', 'content': question}]) for question in QUESTIONS]
     responses = engine.infer(requests, RequestConfig(max_tokens=48, temperature=0), use_tqdm=False)
     engine.close()
-    return [response.choices[0].message.content.strip() for response in responses]
+    choices = [response.choices[0] for response in responses]
+    return [choice.message.content.strip() + (' …' if choice.finish_reason == 'length' else '') for choice in choices]
 
 
 # ----------------------------------------------------------------------------------------------------------- words
