@@ -112,7 +112,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
         trackers = _trackers(cfg, run)
         try:
             done = Trainer(
-                backend, OBJECTIVES[cfg.verb](), source, pace,
+                backend, OBJECTIVES[cfg.verb](accuracy=cfg.train.acc_strategy), source, pace,
                 trackers=trackers,
                 evaluate_on=(lambda: evaluation) if evaluation is not None else None,
                 save=None if cfg.train.save_strategy == 'no' else save,

@@ -150,11 +150,11 @@ class Outputs:
     """What objectives see of a forward pass: never logits, ranks or padding.
 
     ``logps`` fp32 [T]: log p(ids[t] | earlier tokens of its segment), 0 where ``weight`` is 0 or t starts a segment.
-    ``correct`` bool [T]: the argmax equals the target (where computed).
+    ``correct`` bool [T]: the argmax equals the target where computed.
     """
 
     logps: Tensor
-    correct: Tensor | None = None
+    correct: Tensor
     entropy: Tensor | None = None
 
 

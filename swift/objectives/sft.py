@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from torch import Tensor
 
 from swift.core.types import Batch, Loss, Outputs
 
@@ -16,6 +19,10 @@ class NextToken:
 
     needs = frozenset({'logps', 'correct'})
 
+    def __init__(self, *, accuracy: Literal['token', 'seq'] = 'token'):
+        """``accuracy`` counts right tokens, or sequences whose every target is right."""
+        self.accuracy = accuracy
+
     def count(self, batch: Batch) -> int:
         return int(torch.count_nonzero(batch.weight))
 
@@ -23,5 +30,14 @@ class NextToken:
         targets = batch.weight != 0  # [T]
         total = -(batch.weight * outputs.logps).sum()
         count = targets.sum()
-        correct = (outputs.correct & targets).sum() if outputs.correct is not None else torch.zeros_like(count)
-        return Loss(total, {'loss': (total.detach(), count), 'token_acc': (correct, count)})
+        return Loss(total, {'loss': (total.detach(), count), f'{self.accuracy}_acc': self._accuracy(outputs, batch)})
+
+    def _accuracy(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(right, counted) tokens, or sequences that have a target."""
+        targets = batch.weight != 0  # [T]
+        right = targets & outputs.correct  # [T]
+        if self.accuracy == 'token':
+            return right.sum(), targets.sum()
+        per_sequence = lambda flags: torch.stack([part.sum() for part in flags.split(batch.segments.lengths)])  # [N]
+        wanted, found = per_sequence(targets), per_sequence(right)
+        return ((wanted == found) & (wanted > 0)).sum(), (wanted > 0).sum()

@@ -44,6 +44,7 @@ COLUMNS: dict[str, tuple[str, int, Callable[[Any], str]]] = {
     'global_step/max_steps': ('step', 11, str),
     'loss': ('loss', 8, '{:.4f}'.format),
     'token_acc': ('acc', 6, '{:.3f}'.format),
+    'seq_acc': ('acc', 6, '{:.3f}'.format),
     'grad_norm': ('grad norm', 9, '{:.3g}'.format),
     'learning_rate': ('lr', 8, '{:.2e}'.format),
     'tokens/s': ('tokens/s', 9, '{:,.0f}'.format),
@@ -55,6 +56,7 @@ EVAL_COLUMNS = {
     'global_step/max_steps': COLUMNS['global_step/max_steps'],
     'eval_loss': ('eval loss', 10, '{:.4f}'.format),
     'eval_token_acc': ('eval acc', 9, '{:.3f}'.format),
+    'eval_seq_acc': ('eval acc', 9, '{:.3f}'.format),
 }
 
 
@@ -63,7 +65,7 @@ class Console:
 
     def __init__(self, out: TextIO | None = None):
         self.out = out or sys.stdout
-        self.headed = False
+        self.columns: dict[str, tuple[str, int, Callable[[Any], str]]] = {}
 
     def log(self, step: int, record: Record) -> None:
         if 'eval_loss' in record:
@@ -75,11 +77,11 @@ class Console:
             self._train_line(record)
 
     def _train_line(self, record: Record) -> None:
-        if not self.headed:
-            print(' '.join(heading.rjust(width) for heading, width, _ in COLUMNS.values()), file=self.out)
-            self.headed = True
+        if not self.columns:
+            self.columns = {key: column for key, column in COLUMNS.items() if key in record}
+            print(' '.join(heading.rjust(width) for heading, width, _ in self.columns.values()), file=self.out)
         cells = [
-            (show(record[key]) if key in record else '-').rjust(width) for key, (_, width, show) in COLUMNS.items()
+            (show(record[key]) if key in record else '-').rjust(width) for key, (_, width, show) in self.columns.items()
         ]
         print(' '.join(cells), file=self.out, flush=True)
 
