@@ -135,4 +135,4 @@ def need(module: str) -> ModuleType:
         package = module.partition('.')[0]
         extra = EXTRAS.get(package)
         hint = f'pip install "swift[{extra}]"' if extra else f'pip install {package}'
-        raise SwiftError(f'{module} is needed here and could not be imported ({error}). Install it with: {hint}') from error
+        raise SwiftError(f'{module} is needed and could not be imported ({error}). Install it with: {hint}') from error
