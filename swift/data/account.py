@@ -80,6 +80,24 @@ class Account:
         return f'\nBy reason:{counts}\nRows:{first}{more}'
 
 
+@dataclass(slots=True)
+class Tally:
+    """The accounts of datasets that were cut from the same ``rows`` rows, for training and for evaluation.
+
+    The limit is of the whole: one bad row among the ten that an evaluation takes is no tenth of the data.
+    """
+
+    rows: int
+    accounts: dict[str, Account] = field(default_factory=dict)
+
+    def check(self, key: str, account: Account, limit: float, *, strict: bool = False) -> None:
+        """Judge ``account``, which is filed under ``key``, together with the others. Raises DataError."""
+        self.accounts[key] = account
+        if account.rejected:
+            rejected = [each for one in self.accounts.values() for each in one.rejected]
+            Account(rejected=rejected).check(limit, of=self.rows, strict=strict)
+
+
 def kind(reason: str) -> str:
     """What a reason is about, so that like reasons are counted together."""
     return re.sub(r'\d+', 'N', reason.partition(': ')[0])[:80]

@@ -60,16 +60,9 @@ REJECTED_MEDIA = tuple(f'rejected_{name}' for name in MEDIA)
 OTHERS = ('tools', 'label', 'margin', 'channel', 'chat_template_kwargs', 'history', 'system', 'messages')
 PREFERENCE = ('chosen', 'rejected', 'rejected_response', 'rejected_messages')
 RETRIEVAL = (*retrieval.ANCHOR, *retrieval.POSITIVE, *retrieval.NEGATIVE, 'positive_messages', 'negative_messages')
-OTHER_NAMES = {*pairs.QUERY, *pairs.RESPONSE, *ALIASES} - {
-    'query',
-    'response',
-    'instruction',
-    'input',
-    'output',
-    'text',
-}
-EXACT = {*OTHERS, *PREFERENCE, *RETRIEVAL, *MEDIA, *REJECTED_MEDIA, *chats.CONVERSATIONS}
-EXACT = frozenset(EXACT | {*pairs.QUERY, *pairs.RESPONSE} - OTHER_NAMES)
+PROPER = ('query', 'response', 'instruction', 'input', 'output', 'text')  # what alpaca and plain text call them counts
+EXACT = frozenset([*PROPER, *OTHERS, *PREFERENCE, *RETRIEVAL, *MEDIA, *REJECTED_MEDIA, *chats.CONVERSATIONS])
+OTHER_NAMES = frozenset([*pairs.QUERY, *pairs.RESPONSE, *ALIASES]) - frozenset(PROPER)
 KNOWN = EXACT | OTHER_NAMES
 
 

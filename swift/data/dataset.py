@@ -18,7 +18,7 @@ from swift.core import files
 from swift.core.errors import RowError
 from swift.core.types import Origin, Sample
 from swift.data import mix
-from swift.data.account import Account, Rejected
+from swift.data.account import Account, Rejected, Tally
 from swift.data.convert import convert
 from swift.data.corpus import Corpus, digest, source_of
 from swift.data.progress import track
@@ -30,10 +30,25 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
 class Dataset:
     """``order`` int64 [n]: the corpus rows that this dataset is, in order; a row may come several times."""
 
-    def __init__(self, corpus: Corpus, order: np.ndarray | None = None, changes: Sequence[Change] = ()):
+    def __init__(
+        self,
+        corpus: Corpus,
+        order: np.ndarray | None = None,
+        *,
+        changes: Sequence[Change] = (),
+        tally: Tally | None = None,
+    ):
         self.corpus = corpus
         self.order = np.arange(len(corpus)) if order is None else order
         self._changes = tuple(changes)
+        self._tally = tally
+
+    @property
+    def tally(self) -> Tally:
+        """What rejected rows are counted against: these rows, and those that were cut off from them."""
+        if self._tally is None:
+            self._tally = Tally(len(np.unique(self.order)))
+        return self._tally
 
     def __len__(self) -> int:
         return len(self.order)
@@ -70,14 +85,14 @@ class Dataset:
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Dataset:
         """The rows at these positions, in this order."""
-        return Dataset(self.corpus, self.order[np.asarray(indices, np.int64)], self._changes)
+        return Dataset(self.corpus, self.order[np.asarray(indices, np.int64)], changes=self._changes)
 
     def shuffle(self, seed: int = 42) -> Dataset:
         return self.select(mix.permutation(len(self), mix.MIX, seed))
 
     def map(self, change: Change) -> Dataset:
         """The same rows, each passed through ``change`` (standard row -> row) whenever it is read."""
-        return Dataset(self.corpus, self.order, (*self._changes, change))
+        return Dataset(self.corpus, self.order, changes=(*self._changes, change))
 
     def to_list(self) -> list[dict[str, Any]]:
         return list(self)
@@ -104,7 +119,7 @@ def checked(dataset: Dataset, *, max_rejected: float = 0.01, strict: bool = Fals
     Raises:
         DataError: more than ``max_rejected`` of them cannot, or one cannot and ``strict``.
     """
-    account, good = Account(), np.zeros(len(dataset.corpus), bool)
+    account, good, key = Account(), np.zeros(len(dataset.corpus), bool), dataset.fingerprint()
     rows = np.unique(dataset.order)
     for row in track(map(int, rows), 'read', total=len(rows)):
         try:
@@ -113,7 +128,7 @@ def checked(dataset: Dataset, *, max_rejected: float = 0.01, strict: bool = Fals
             account.dropped += not good[row]
         except RowError as error:
             account.rejected.append(Rejected(dataset.corpus.origin(row), str(error)))
-            account.check(max_rejected, of=len(rows), strict=strict)
+            dataset.tally.check(key, account, max_rejected, strict=strict)
     return dataset.select(np.flatnonzero(good[dataset.order])), account
 
 

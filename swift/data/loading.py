@@ -17,6 +17,7 @@ import numpy as np
 
 from swift.core.errors import ConfigError, DataError, RowError, did_you_mean
 from swift.data import catalog, mix, spec
+from swift.data.account import Tally
 from swift.data.args import DataArgs
 from swift.data.catalog import DatasetMeta
 from swift.data.convert import Reading
@@ -234,7 +235,8 @@ def _split(chosen: Sequence[_Chosen], args: DataArgs, ratio: float) -> tuple[Dat
     if args.dataset_shuffle:
         order = order[mix.permutation(len(order), mix.MIX, args.data_seed)]
     val = np.concatenate(vals)
-    return Dataset(corpus, order), Dataset(corpus, val) if len(val) else None
+    tally = Tally(len(np.unique(np.concatenate([order, val]))))
+    return Dataset(corpus, order, tally=tally), Dataset(corpus, val, tally=tally) if len(val) else None
 
 
 def _concatenated(chosen: Sequence[_Chosen], args: DataArgs, *, shuffle: bool) -> Dataset | None:

@@ -21,7 +21,7 @@ import contextlib
 import json
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -140,17 +140,18 @@ def open_or_fill(
         DiskError: the disk is full.
     """
     key = store_key(dataset, fingerprint, examiner)
+    judge = lambda account: dataset.tally.check(key, account, max_rejected, strict=strict)
     home = folder / key
     final = home / 'tokens'
     if not final.exists():
         with _own(home):
             if not final.exists():
-                _fill(final, dataset, Encoding(encode, examiner), max_rejected, strict)
+                _fill(final, dataset, Encoding(encode, examiner), judge)
                 if store_key(dataset, fingerprint, examiner) != key:
                     files.delete(final)
                     raise DataError('a data file changed while it was read; run again when it is complete')
     store = Store(final)
-    store.account.check(max_rejected, strict=strict)
+    judge(store.account)
     store.account.check_some()
     return store
 
@@ -169,7 +170,7 @@ def room_version() -> str:
 
 
 # --------------------------------------------------------------------------------------------------------- filling
-def _fill(final: Path, dataset: Dataset, encoding: Encoding, max_rejected: float, strict: bool) -> None:
+def _fill(final: Path, dataset: Dataset, encoding: Encoding, judge: Callable[[Account], None]) -> None:
     rows = np.unique(dataset.order)
     with files.commit(final) as temp, _Writer(temp, dataset) as writer:
         for row in track(map(int, rows), 'tokenise', total=len(rows)):
@@ -177,7 +178,7 @@ def _fill(final: Path, dataset: Dataset, encoding: Encoding, max_rejected: float
             for each in encoding.row(dataset.corpus.origin(row), lambda row=row: dataset.sample_at(row)):
                 writer.add(row, each)
             if len(encoding.account.rejected) > rejected:
-                encoding.account.check(max_rejected, of=len(rows), strict=strict)
+                judge(encoding.account)
         encoding.account.check_some()
         writer.finish(encoding)
 

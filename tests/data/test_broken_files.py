@@ -107,7 +107,7 @@ def write_json(path, rows):
 
 
 def write_csv(path, rows):
-    """What is no text is written as JSON, as exports do. A number for each row keeps empty ones from being blank lines."""
+    """What is no text is written as JSON, as exports do. Numbers keep empty rows from being blank lines."""
     rows = [{'id': str(i), **row} for i, row in enumerate(rows)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     quoted = lambda value: '"' + value.replace('"', '""') + '"'

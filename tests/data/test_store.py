@@ -176,6 +176,20 @@ def test_too_many_rejected_rows_stop_the_run_with_a_list(tmp_path):
         fill(dataset(path), tmp_path, max_rejected=0.2, strict=True)
 
 
+def test_rows_cut_off_for_evaluation_are_judged_with_those_they_were_cut_from(tmp_path):
+    rows = [*pairs(198), '{broken', '{broken']
+    path = jsonl(tmp_path / 'a.jsonl', rows)
+    loaded = data.load(DataArgs(dataset=[str(path)], split_dataset_ratio=0.05))
+    bad = [sum(row >= 198 for row in side.order.tolist()) for side in loaded]
+    assert sum(bad) == 2
+    for side, count in zip(loaded, bad, strict=True):  # 2 of 200, whichever side they fell on
+        assert len(fill(side, tmp_path).account.rejected) == count
+    jsonl(path, [*rows, '{broken'])
+    with pytest.raises(DataError, match='3 of 201 rows'):
+        for side in data.load(DataArgs(dataset=[str(path)], split_dataset_ratio=0.05)):
+            fill(side, tmp_path)
+
+
 def test_no_row_at_all_is_an_error(tmp_path):
     path = jsonl(tmp_path / 'a.jsonl', pairs(5))
     with pytest.raises(DataError, match='no row is left to use: 5 read, 5 left out'):
