@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from swift import cli
-from swift.commands.configs import CONFIGS
-from swift.commands.names import VOCABULARY
+from swift.commands.configs import CONFIGS, VOCABULARY
 from swift.core.config import parse
 from swift.core.types import Origin
 from swift.data.convert import Reading, convert

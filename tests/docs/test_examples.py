@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from swift.commands.configs import CONFIGS
-from swift.commands.names import VOCABULARY
+from swift.commands.configs import CONFIGS, VOCABULARY
 from swift.core.config import parse
 from tests import tiny
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from swift.commands import first_run
-from swift.commands.configs import CONFIGS
+from swift.commands.configs import CONFIGS, VOCABULARY
 from swift.commands.first_run import Job, command, compare, mix, next_commands, plan_steps, speaker, wizard
-from swift.commands.names import VOCABULARY
 from swift.core.config import parse
 from swift.plan.advise import Choice
 from tests import tiny
