@@ -12,17 +12,19 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swift.core.errors import SwiftError
+from swift.core.errors import Interrupted, SwiftError
 from swift.core.table import side_by_side, table
 from swift.plan.advise import Choice, Size, recommend
-from swift.plan.hardware import look
+from swift.plan.hardware import busy, look
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +35,7 @@ MIX = {'swift/self-cognition': 0.5, 'swift/facts': 0.15, 'swift/python-docs': 0.
 TOKENS_PER_ROW = {'swift/self-cognition': 64, 'swift/facts': 70, 'swift/python-docs': 69, 'swift/chatterbot': 52}
 ENOUGH = 45_000  # tokens after which the default model has learned who it is; more adds nothing to see
 RESERVE = 35  # seconds kept for loading and for the questions after training
+LEAST = 60  # seconds that training may always take
 CAUTION = 0.75  # part of the measured speed that is counted on
 QUESTIONS = (
     'Who are you?',
@@ -53,6 +56,10 @@ TEXTS = {
         '实测每秒 {speed:.0f} 个 token：训练 {tokens} 个 token，{steps} 步，约 {minutes:.1f} 分钟',
     ),
     'train': ('Training', '训练'),
+    'late': (
+        'The machine became slower; the time is up, and what was learned is kept.',
+        '机器变慢，时间已到；已学到的内容都保留。',
+    ),
     'answers': ('The same questions before (left) and after (right)', '同样的问题：训练前（左）与训练后（右）'),
     'done': ('Done in {minutes:.1f} minutes. Go on with:', '完成，用时 {minutes:.1f} 分钟。接下来：'),
     'chat': ('chat with it', '和它聊天'),
@@ -99,7 +106,8 @@ def run(job: Job, say: Say, language: str = 'en') -> Path:
     """Advise, ask, train, ask again. Returns the checkpoint."""
     started = time.monotonic()
     machine = look()
-    os.environ.setdefault('OMP_NUM_THREADS', str(machine.cores))  # before torch is imported; containers have fewer
+    # Before torch is imported. Threads that share a core wait for each other and are slower than one alone.
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, machine.cores - busy())))
     size = measure(job.model)
     choices = recommend(machine, size, language)
     _heading(say('advice'))
@@ -115,7 +123,7 @@ def run(job: Job, say: Say, language: str = 'en') -> Path:
     _heading(say('train'))
     words = command(job, choices, steps, pack)
     print(f'  swift sft {shlex.join(words)}\n', flush=True)
-    checkpoint = _train(words)
+    checkpoint = _train(words, left, say)
 
     _heading(say('answers'))
     after = _answers(job, choices, checkpoint)
@@ -230,12 +238,25 @@ def _rehearse(job: Job, choices: Sequence[Choice]) -> tuple[list[str], float]:
     return answers, trained_per_second(model.requires_grad_(False), 512)
 
 
-def _train(words: list[str]) -> Path:
+def _train(words: list[str], seconds: float, say: Say) -> Path:
+    """Run `swift sft` and return its checkpoint. Should the machine become slower, it stops when the time is up."""
     from swift.commands import configs, sft
+    from swift.train import checkpoint
 
-    checkpoint = sft.main(configs.resolve('sft', words))
-    assert checkpoint is not None  # save_strategy is not "no"
-    return Path(checkpoint)
+    config = configs.resolve('sft', words)
+    clock = threading.Timer(max(seconds, LEAST), os.kill, (os.getpid(), signal.SIGTERM))
+    clock.start()
+    try:
+        last = sft.main(config)
+    except Interrupted as stopped:
+        if clock.is_alive() or stopped.exit_code != 128 + signal.SIGTERM:
+            raise
+        print(f'\n  {say("late")}')
+        last = checkpoint.resolve('last', Path(config.train.output_dir), weights_only=True)
+    finally:
+        clock.cancel()
+    assert last is not None  # save_strategy is not "no"
+    return last
 
 
 def _answers(job: Job, choices: Sequence[Choice], checkpoint: Path) -> list[str]:

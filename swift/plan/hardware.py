@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +72,16 @@ def look(folder: Path = Path()) -> Machine:
         disk_free=shutil.disk_usage(folder).free,
         gpus=_gpus(),
     )
+
+
+def busy() -> int:
+    """Cores that other programs keep busy just now: the fewest running threads besides this one in a quarter second."""
+    counts = []
+    for _ in range(5):
+        running = re.search(r'^procs_running (\d+)', _read('/proc/stat'), re.MULTILINE)
+        counts.append(int(running[1]) - 1 if running else 0)
+        time.sleep(0.05)
+    return max(0, min(counts))
 
 
 def describe(machine: Machine, language: str = 'en') -> list[tuple[str, str]]:

@@ -109,3 +109,14 @@ def test_the_whole_job_runs_on_a_tiny_model(tmp_path, monkeypatch, capsys):
 def test_an_error_is_one_message_and_the_exit_code_of_its_kind(tmp_path, capsys):
     assert first_run.main(['--model', str(tmp_path / 'nothing here')]) == 2
     assert 'no such file' in capsys.readouterr().err
+
+
+def test_training_stops_when_the_time_is_up_and_keeps_what_was_learned(tmp_path, monkeypatch, capsys):
+    model, rows = tiny.folder(tmp_path / 'model'), tiny.rows(tmp_path / 'rows.jsonl')
+    monkeypatch.setattr(first_run, 'LEAST', 1)
+    words = command(Job(str(model), (str(rows),), output_dir=str(tmp_path / 'out')), CHOICES, 100_000, 64)
+    words += ['--lint', 'off', '--logging_steps', '1000', '--save_steps', '1000000']
+    checkpoint = first_run._train(words, 1, speaker('en'))
+    assert (checkpoint / 'adapter_model.safetensors').exists()
+    assert 0 < int(checkpoint.name.removeprefix('checkpoint-')) < 100_000
+    assert 'time is up' in capsys.readouterr().out
