@@ -63,6 +63,16 @@ class Dataset:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
 
+    def readable(self) -> Iterator[dict[str, Any]]:
+        """The standard rows, without those that cannot be read: the account of a run names them."""
+        for i in range(len(self)):
+            try:
+                sample = self.sample(i)
+            except RowError:
+                continue
+            if sample is not None:
+                yield to_row(sample)
+
     def __repr__(self) -> str:
         return f'Dataset({len(self):,} rows of {", ".join(part.name for part in self.corpus.parts)})'
 
@@ -132,6 +142,7 @@ def checked(dataset: Dataset, *, max_rejected: float = 0.01, strict: bool = Fals
     return dataset.select(np.flatnonzero(good[dataset.order])), account
 
 
-def save(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as jsonl, whole or not at all. Values that JSON lacks (bytes, dates) become text."""
+def save(dataset: Dataset, path: Path) -> None:
+    """Write the readable rows as jsonl, the whole file or none. Values that JSON lacks (bytes, dates) become text."""
+    rows = dataset.readable()
     files.write(path, ''.join(json.dumps(row, ensure_ascii=False, default=str) + '\n' for row in rows))

@@ -21,7 +21,7 @@ def hundred(tmp_path):
 
 
 def load(*typed, **flags):
-    return data.load(DataArgs(dataset=list(typed), **flags))
+    return data.load(DataArgs(dataset=list(map(str, typed)), **flags))
 
 
 def test_a_count_beyond_the_rows_repeats_whole_epochs_and_a_random_rest(hundred):
@@ -153,6 +153,12 @@ def test_rows_written_are_read_back_the_same(tmp_path):
     dataset = data.load_dataset(rows)[0]
     data.save(dataset, tmp_path / 'val.jsonl')
     assert data.load_dataset(str(tmp_path / 'val.jsonl'))[0].to_list() == dataset.to_list()
+
+
+def test_rows_that_cannot_be_read_are_not_written(tmp_path):
+    path = jsonl(tmp_path / 'a.jsonl', [*pairs(2), '{broken', *pairs(1, first=9)])
+    data.save(load(path, dataset_shuffle=False).train, tmp_path / 'val.jsonl')
+    assert questions(data.load_dataset(str(tmp_path / 'val.jsonl'))[0]) == ['q0', 'q1', 'q9']
 
 
 def test_encode_preprocessor_gives_labels_and_weights():
