@@ -104,7 +104,8 @@ def merge_(tuned: Any) -> nn.Module:
 
     _untie_(tuned)
     wrapping = re.compile(r'\.(base_layer|original_module|token_adapter)')
-    types = {wrapping.sub('', name): each.dtype for name, each in tuned.get_base_model().named_parameters()}
+    parameters = tuned.get_base_model().named_parameters(remove_duplicate=False)
+    types = {wrapping.sub('', name): parameter.dtype for name, parameter in parameters}
     for layer in [module for module in tuned.modules() if isinstance(module, BaseTunerLayer)]:
         layer.float()
         layer.merge(safe_merge=True)

@@ -14,6 +14,7 @@ from torch import nn
 from swift.core.errors import ModelError
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
+COPIES = ('.modules_to_save.', '.original_module.')
 
 
 def attach(model: nn.Module, name: str, path: Path) -> nn.Module:
@@ -41,8 +42,10 @@ def attach(model: nn.Module, name: str, path: Path) -> nn.Module:
             config.inference_mode = True
             wrapped = get_peft_model(model, config, adapter_name=name)
         loaded = wrapped.load_adapter(str(path), name)
-        stray = [*(key for key in loaded.missing_keys if name in key), *loaded.unexpected_keys]
-        if stray:
+        missing = [key for key in loaded.missing_keys if name in key]
+        # peft itself stores saved modules of grown models several times over, and reads the plain names
+        unexpected = [key for key in loaded.unexpected_keys if not any(part in key for part in COPIES)]
+        if stray := [*missing, *unexpected]:
             raise ValueError(f'{len(stray)} tensors have no place or are missing, {stray[0]} among them')
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         if wrapped is not None and name in wrapped.peft_config:
