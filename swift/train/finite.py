@@ -42,8 +42,8 @@ def skip(journal: Path, step: int, micro: list[Batch], *, loss: float, grad_norm
     if in_a_row >= LIMIT:
         raise NumericalError(
             f'{in_a_row} steps in a row had no finite loss or gradient (the last: step {step}, {cause}). Their rows '
-            f'are listed in {journal}. The weights and the last checkpoint are sound: look at those rows with '
-            '`swift inspect`, lower --learning_rate, or train in --torch_dtype bfloat16 or float32'
+            f'are listed in {journal}. Every checkpoint is sound: look at those rows with `swift inspect`, train in '
+            '--torch_dtype bfloat16 or float32, or go on with a lower --learning_rate and --resume_changed allow'
         )
 
 

@@ -30,6 +30,8 @@ FIXES = (  # the cheapest first
         '--per_device_train_batch_size 1 with --gradient_accumulation_steps times as high: the same training, slower'),
     Fix(lambda f: not f.get('gradient_checkpointing'),
         '--gradient_checkpointing true: the same training, about a third slower'),
+    Fix(lambda f: (f.get('lora_rank') or 0) > 64,
+        '--lora_rank 8: smaller adapters, which learn nearly as much'),
     Fix(lambda f: f.get('torch_dtype') == 'float32',
         '--torch_dtype bfloat16: half the weights and activations'),
     Fix(lambda f: bool(f.get('packing')),
@@ -84,10 +86,16 @@ def of_model(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = N
 
 def _message(error: BaseException, owners: Mapping[str, int], flags: Flags) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else 'MemoryError'
-    lines = [f'memory ran out: {reason}', 'What was held:']
-    lines += [f'  {size / 2**30:8.2f} GiB  {name}' for name, size in owners.items() if size]
-    lines += ['  the rest: activations of the step, and whatever else runs on this machine', 'Cheapest changes:']
+    held = [f'  {size / 2**30:8.2f} GiB  {name}' for name, size in owners.items() if size]
     fixes = [fix.text for fix in FIXES if fix.applies(flags)][:3]
-    lines += [f'  {number}. {text}' for number, text in enumerate(fixes, 1)]
-    lines += ['The last checkpoint is sound: change one of these and go on with --resume_from_checkpoint last']
+    lines = [f'memory ran out: {reason}']
+    if held:
+        lines += ['What was held:', *held, '  the rest: activations of the step, and what else runs on this machine']
+    else:
+        lines += ['It ran out while the model was loaded.']
+    lines += ['Cheapest changes:', *(f'  {number}. {text}' for number, text in enumerate(fixes, 1))]
+    lines += [
+        'Every checkpoint is sound. After a change that leaves the training the same, go on from it with '
+        '--resume_from_checkpoint last --resume_changed allow'
+    ]
     return '\n'.join(lines)

@@ -91,8 +91,8 @@ def refuse_nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> None:
     bad = [name for name, tensor in tensors if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if bad:
         raise NumericalError(
-            f'{len(bad)} tensors are not finite, so no checkpoint is written: {", ".join(bad[:5])}. The last '
-            'checkpoint is sound; lower --learning_rate or --max_grad_norm and resume from it'
+            f'{len(bad)} tensors are not finite, so no checkpoint is written: {", ".join(bad[:5])}. Those before it '
+            'are sound: go on from the last with a lower --learning_rate or --max_grad_norm and --resume_changed allow'
         )
 
 

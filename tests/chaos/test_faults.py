@@ -221,6 +221,24 @@ def test_a_run_with_other_settings_is_refused_unless_told(tmp_path):
     assert checkpoint.step_of(checkpoint.newest(run)) == 4
 
 
+# ----------------------------------------------------------------------------------------------------------- hang
+def test_a_training_that_hangs_ends_with_75_and_goes_on_from_its_checkpoint(tmp_path, whole):
+    program = (
+        'import sys, threading\n'
+        'from pathlib import Path\n'
+        'from tests.chaos import world\n'
+        'def wait_for_ever(step):\n'
+        '    if step == 5: threading.Event().wait()\n'
+        'world.train(Path(sys.argv[1]), steps=8, during=wait_for_ever, hang_timeout=1.0)\n'
+    )
+    run = tmp_path / 'run'
+    done = subprocess.run([sys.executable, '-c', program, run], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 75 and 'in: step 5' in done.stderr, done.stderr
+    (stacks,) = run.glob('hang-*.txt')
+    assert 'wait_for_ever' in stacks.read_text()
+    assert world.weights(go_on(run)) == whole[1] and world.records(run) == world.records(whole[0])
+
+
 # -------------------------------------------------------------------------------------------------------- numbers
 def poisoned(model):
     """A weight that overflows for every input, as a broken download or a diverged run leaves it."""
@@ -237,6 +255,23 @@ def test_a_model_that_gives_no_finite_loss_stops_with_its_rows_named(tmp_path):
     assert [each['step'] for each in skipped] == list(range(1, 11)) and skipped[0]['loss'] == 'nan'
     assert all(len(each['rows']) == 2 and each['rows'][0].startswith('rows.jsonl:') for each in skipped)
     assert all('loss' not in record for record in world.records(run))
+
+
+def test_one_step_without_a_finite_loss_is_skipped_and_not_reported_as_a_success(tmp_path):
+    run = tmp_path / 'run'
+    models = []
+
+    def poison_step_three(step):
+        if step in (2, 3):
+            with torch.no_grad():
+                models[0].get_base_model().lm_head.weight[0] = float('inf') if step == 2 else 0.0
+
+    world.train(run, steps=6, damage=models.append, during=poison_step_three)
+    reported = [record['step'] for record in world.records(run) if 'loss' in record]
+    assert reported == [1, 2, 4, 5, 6]
+    (skipped,) = files.lines(run / resume.SKIPPED)
+    assert json.loads(skipped)['step'] == 3 and json.loads(skipped)['in_a_row'] == 1
+    assert world.records(run)[-1]['step'] == 6
 
 
 def test_skipped_steps_leave_the_weights_as_they_were(tmp_path):

@@ -15,6 +15,7 @@ from swift.train import optim, resume
 from swift.train.signals import Signals
 from swift.train.track import Journal
 from swift.train.trainer import Pace, Progress, Trainer
+from swift.train.watchdog import Watchdog
 from swift.tuners.args import TunerArgs
 from swift.tuners.lora import attach
 from tests import tiny
@@ -93,6 +94,7 @@ def train(
     fingerprint: dict | None = None,
     during=lambda step: None,
     evaluating=lambda: None,
+    hang_timeout: float = 0,
 ) -> TorchBackend:
     """Train to ``steps``, evaluating every 4 and saving every ``save``.
 
@@ -101,7 +103,7 @@ def train(
     """
     torch.manual_seed(42)
     fingerprint = fingerprint or FINGERPRINT
-    with files.lock(run), Signals() as signals:
+    with files.lock(run), Signals() as signals, Watchdog(run, budget=hang_timeout) as watchdog:
         files.write(run / 'args.json', '{"seed": 42}')
         made, source = backend(damage=damage), Shuffled()
         keep = resume.saver(run, made, source, fingerprint=fingerprint, extras=extras, limit=limit)
@@ -120,6 +122,7 @@ def train(
             progress=progress,
             skipped=run / resume.SKIPPED,
             signals=signals,
+            watchdog=watchdog,
         ).fit()
     return made
 

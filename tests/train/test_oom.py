@@ -33,6 +33,11 @@ def test_every_kind_of_running_out_is_recognised(error):
     assert '--quant_bits 4' in text and '--gradient_checkpointing' not in text
 
 
+def test_memory_that_runs_out_before_there_is_a_model_is_said_so():
+    with pytest.raises(OutOfMemory, match='while the model was loaded'), oom.explained(dict, FULL):
+        torch.empty(2**55)
+
+
 def test_other_errors_pass():
     with pytest.raises(RuntimeError, match='shapes'), oom.explained(dict, FULL):
         raise RuntimeError('shapes do not match')
