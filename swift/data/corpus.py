@@ -125,12 +125,6 @@ class Corpus:
         part, i = self._tables[table]
         return part.origin(i, handle)
 
-    def read(self, row: int) -> Any:
-        """The raw row. Raises RowError."""
-        table, handle = self.place(row)
-        part, i = self._tables[table]
-        return part.read(i, handle)
-
     def sample(self, row: int) -> Sample | None:
         """The row as a Sample; None when it is left out on purpose. Raises RowError."""
         table, handle = self.place(row)

@@ -139,11 +139,11 @@ class Pass:
 
     def _choose(self) -> int:
         edge, turn = 0.0, self._turn.next()
-        for i, probability in enumerate(self._stream.probabilities):
+        for i, probability in enumerate(self._stream.probabilities or ()):
             edge += probability
             if turn < edge:
                 return i
-        return len(self._readers) - 1
+        return len(self._readers) - 1  # the sum of the probabilities was rounded
 
     def _over(self) -> bool:
         out = [reader.exhausted() for reader in self._readers]

@@ -30,7 +30,7 @@ class Csv:
     def __init__(self, path: str | Path):
         self.file = MappedFile(path)
         self.path = self.file.path
-        self.columns: list[str] | None = None
+        self.columns: list[str] = []
         self.first = Cursor(self.file.begin, 1)
         for start, stop, _, after in self._records(self.first):
             self.columns, self.first = self._header(start, stop), after

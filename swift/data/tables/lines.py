@@ -12,7 +12,8 @@ from swift.data.tables import strict
 from swift.data.tables.table import CHUNK, Block, Cursor, Handle, MappedFile
 
 NEWLINE = ord('\n')
-SPACES = np.frombuffer(b' \t\r\n\v\f', np.uint8)
+SPACE = np.zeros(256, bool)
+SPACE[list(b' \t\r\n\v\f')] = True
 
 
 class Lines:
@@ -51,7 +52,7 @@ class Lines:
 
     def _blank(self, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
         """Which lines hold white space only. Only lines that begin with white space need a look."""
-        blank = np.isin(self.file.array[starts], SPACES)
+        blank = SPACE[self.file.array[starts]]
         for i in np.flatnonzero(blank):
             blank[i] = not self.file.bytes[starts[i] : stops[i]].strip()
         return blank
