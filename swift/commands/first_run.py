@@ -129,7 +129,8 @@ def run(job: Job, say: Say, language: str = 'en') -> Path:
     after = _answers(job, choices, checkpoint)
     _print(compare(QUESTIONS, before, after))
     _heading(say('done', minutes=(time.monotonic() - started) / 60))
-    _print(table(next_commands(job, checkpoint, say)))
+    for purpose, line in next_commands(job, checkpoint, say):
+        print(f'  {purpose}\n    {line}')
     return checkpoint
 
 
@@ -275,7 +276,10 @@ def _ask(engine: Any) -> list[str]:
     responses = engine.infer(requests, RequestConfig(max_tokens=48, temperature=0), use_tqdm=False)
     engine.close()
     choices = [response.choices[0] for response in responses]
-    return [choice.message.content.strip() + (' …' if choice.finish_reason == 'length' else '') for choice in choices]
+    return [
+        choice.message.content.strip('\ufffd \n') + (' …' if choice.finish_reason == 'length' else '')
+        for choice in choices
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------- words
