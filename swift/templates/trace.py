@@ -34,6 +34,13 @@ _SPACES_KEPT = np.array([point if chr(point).isspace() else 0 for point in range
 _SPACES_CODED = _SPACES_KEPT.copy()
 _SPACES_CODED[[ord(space) for space in STAND_INS]] = [ord(code) for code in SPACES]
 _BACK = {ord(code): space for space, code in STAND_INS.items()}
+# Which characters of a text stay readable white space, by the word of a rung.
+_SPACES_READABLE: dict[str, Callable[[str], slice]] = {
+    'none': lambda text: slice(0, 0),
+    'leading': lambda text: slice(0, len(text) - len(text.lstrip())),
+    'trailing': lambda text: slice(len(text.rstrip()), None),
+    'all': lambda text: slice(None),
+}
 _CODES = f'\\U{FIRST_CODE:08x}-\\U{LAST_CODE:08x}'
 _DATA = re.compile(f'[{_CODES}{SPACES}]+')
 _CODE = re.compile(f'[{_CODES}]')
@@ -104,11 +111,11 @@ Put = Callable[[str, int, Kind], str]
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """How much of the row stays readable in the second rendering: the words ``keep``, and white space unless
-    ``spaces`` are coded; in answers only, or everywhere."""
+    """How much of the row stays readable in the second rendering: the words ``keep``, and the white space that
+    ``spaces`` names; in answers only, or everywhere."""
 
     keep: frozenset[str] = frozenset()
-    spaces: bool = True
+    spaces: Literal['none', 'leading', 'trailing', 'all'] = 'none'
     answers_only: bool = True
 
 
@@ -151,8 +158,10 @@ class Coder:
             raise RowError(f'the text has half a character (lone surrogate) at position {error.start}') from error
         coded = np.arange(self._next, self._next + len(points), dtype='<u4')
         readable = not self._rung.answers_only or message in self._answers
-        kept = self._native or (readable and not self._rung.spaces)
-        space = (_SPACES_KEPT if kept else _SPACES_CODED)[np.minimum(points, _LAST_SPACE + 1)]
+        points_of_space = np.minimum(points, _LAST_SPACE + 1)
+        kept = slice(None) if self._native else _SPACES_READABLE[self._rung.spaces](text) if readable else slice(0, 0)
+        space = _SPACES_CODED[points_of_space]
+        space[kept] = _SPACES_KEPT[points_of_space[kept]]
         coded = np.where(space > 0, space, coded)
         for word in self._keep.finditer(text) if readable else ():
             coded[word.start() : word.end()] = points[word.start() : word.end()]
@@ -177,10 +186,12 @@ class Tracer:
         self.rungs = (
             Rung(),
             Rung(words),
-            Rung(words, spaces=False),
+            Rung(words, 'leading'),
+            Rung(words, 'trailing'),
+            Rung(words, 'all'),
             Rung(words, answers_only=False),
-            Rung(words, spaces=False, answers_only=False),
-            Rung(every, spaces=False, answers_only=False),
+            Rung(words, 'all', answers_only=False),
+            Rung(every, 'all', answers_only=False),
         )
         self._habits: set[str] = set()  # strings that once made the first rung fail
         self._started: dict[frozenset[str], int] = {}  # habits in a row -> the rung that worked last
