@@ -290,6 +290,9 @@ def learn_endings(tracer: Tracer, style: Style, tokenizer: Tokenizer, known: fro
     stops = [control for control in controls if control.id in known]
     if not stops and controls and (controls[0].start == 0 or between[controls[0].start : controls[0].end] in tail):
         stops = [controls[0]]
+    last_words = tokenizer(tail).controls
+    if last_words and last_words[0].start == 0 and not {control.id for control in last_words} & known:
+        stops = [*stops, last_words[0]]  # gpt-oss ends the last answer with a token of its own
     words = between[: common(between, tail)].split()
     text = words[0] if words and not stops else ''
     return Endings(known | {control.id for control in stops}, text, between)
