@@ -93,7 +93,7 @@ class SftConfig(ModelConfig):
     def inherit(self, given: set[str]) -> list[Given]:
         """A resumed run goes on with its own settings, wherever no other is given."""
         resumed = self.train.resume_from_checkpoint
-        if resumed == 'last':
+        if resumed in ('last', 'best'):
             resumed = self.train.output_dir
         if resumed and not self.train.resume_only_model:
             return inherit.settings(self, given, resumed=resumed)

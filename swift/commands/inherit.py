@@ -6,6 +6,7 @@ to the model, template and system prompt. What is found there is data: nothing i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Set as AbstractSet
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swift.core.errors import ConfigError
+from swift.core import files
+from swift.core.errors import ConfigError, CorruptError
 from swift.core.flags import flags_of
 from swift.core.layers import Given
 
@@ -103,7 +105,7 @@ def settings(config: Any, given: AbstractSet[str], *, resumed: str | None = None
     checkpoint = find(text) if text else None
     if checkpoint is None:
         return []
-    flags, args = flags_of(type(config)), checkpoint.args()
+    flags, args = flags_of(type(config)), _intact(checkpoint) if resumed else checkpoint.args()
     args['model'] = _base(checkpoint, args.get('model'))
     names = {*FILLED, *FORCED}
     if model.load_data_args:
@@ -145,6 +147,19 @@ def find(text: str) -> Checkpoint | None:
     if not any((folder / name).is_file() for name in WEIGHTS):
         folder = _newest(folder) or folder
     return Checkpoint(folder)
+
+
+def _intact(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of a run that goes on: from its newest checkpoint whose args.json is what was written.
+
+    Which checkpoint it goes on from is found later, when every byte is looked at; all of one run say the same.
+    """
+    step = lambda folder: int(folder.name.rpartition('-')[2])
+    siblings = [path for path in checkpoint.folder.parent.glob('checkpoint-*') if path.name[11:].isdigit()]
+    for folder in (checkpoint.folder, *sorted(siblings, key=step, reverse=True)):
+        with contextlib.suppress(CorruptError):
+            return json.loads(files.read(folder, 'args.json'))
+    return checkpoint.args()
 
 
 def _base(checkpoint: Checkpoint, model: str | None) -> str | None:

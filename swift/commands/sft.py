@@ -45,6 +45,8 @@ FINGERPRINTED = (
     'per_device_train_batch_size', 'gradient_accumulation_steps',
 )  # fmt: skip
 """Settings of training that the next step depends on."""
+READING = ('quant_bits', 'bnb_4bit_compute_dtype', 'bnb_4bit_quant_type', 'bnb_4bit_use_double_quant', 'rope_scaling')
+"""Settings that decide what the weights of a model compute."""
 
 
 def sft_main(args: Any = None) -> Path | None:
@@ -356,7 +358,11 @@ def _fingerprint(
     train = cfg.train
     return {
         'machine': fingerprint.machine(str(backend.device)),
-        'model': {'weights': fingerprint.of_folder(ready.builder.info.path), 'dtype': ready.builder.info.dtype},
+        'model': {
+            'weights': fingerprint.of_folder(ready.builder.info.path),
+            'dtype': ready.builder.info.dtype,
+            **{name: getattr(cfg.model, name) for name in READING},
+        },
         'template': ready.template.fingerprint,
         'started': started.isoformat(timespec='seconds'),
         'tuner': vars(cfg.tuner),

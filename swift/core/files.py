@@ -205,6 +205,15 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
+def read(folder: Path, name: str) -> bytes:
+    """One file of a committed folder, checked against its manifest. Raises CorruptError."""
+    expected = read_manifest(folder).files.get(name)
+    problem = _difference(folder / name, expected) if expected else 'is not in its manifest'
+    if problem:
+        raise CorruptError(f'{folder} is corrupt: {name} {problem}')
+    return (folder / name).read_bytes()
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a committed folder, its own digest checked, its files not. Raises CorruptError."""
     try:

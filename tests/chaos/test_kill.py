@@ -204,16 +204,17 @@ def test_the_command_refuses_a_folder_that_another_run_owns(world, tmp_path):
         assert world.nursery.run(argv).code == 73
 
 
-def test_the_command_names_a_corrupt_checkpoint_and_goes_on_from_the_one_before(world, tmp_path):
+@pytest.mark.parametrize('name', ['adapter_model.safetensors', 'adapter_config.json', 'args.json'])
+def test_the_command_names_a_corrupt_checkpoint_and_goes_on_from_the_one_before(world, tmp_path, name):
     whole, _ = undisturbed(world, 'lora')
     world.nursery.run(world.argv('lora', tmp_path), kill_at=' 9/14 ')
     run = run_of(tmp_path)
     newest = checkpoint.listed(run)[-1]
-    data = bytearray((newest / 'adapter_model.safetensors').read_bytes())
-    data[-1] ^= 1
-    (newest / 'adapter_model.safetensors').write_bytes(data)
-    done = world.nursery.run(go_on(world, 'lora', tmp_path))
-    assert done.code == 0 and f'{newest} is corrupt: adapter_model.safetensors' in done.output, done.output
+    data = bytearray((newest / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (newest / name).write_bytes(data)
+    done = world.nursery.run(['sft', '--output_dir', str(tmp_path), '--resume_from_checkpoint', 'last'])
+    assert done.code == 0 and f'{newest} is corrupt: {name}' in done.output, done.output
     assert end(run) == end(whole)
 
 

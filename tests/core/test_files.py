@@ -80,6 +80,15 @@ def test_any_damage_to_any_file_is_found_and_named(tmp_path, name, damage):
         files.verify(tmp_path / 'a')
 
 
+def test_one_file_can_be_read_alone_and_is_checked(tmp_path):
+    folder = committed(tmp_path / 'a')
+    (folder / 'weights.bin').write_bytes(b'')
+    assert files.read(folder, 'state/data.json') == b'{"a": 1}'
+    for name in ('weights.bin', 'other'):
+        with pytest.raises(CorruptError, match=name):
+            files.read(folder, name)
+
+
 def test_every_single_flipped_bit_of_a_manifest_is_found(tmp_path):
     file = committed(tmp_path / 'a', step=7) / files.MANIFEST
     good = file.read_bytes()
