@@ -32,6 +32,7 @@ from swift.templates.truncate import Truncate
 from swift.templates.turns import PROBE, Turn, Turns
 from swift.templates.weights import LossScale
 
+THINKING_PROBE = (*PROBE[:3], Message('assistant', '<think>\nLet me see.\n</think>\n\nNothing more.'))
 _NUMBER = {role: number for number, role in enumerate(ROLES)}
 _plainly = lambda text, message, kind: text
 
@@ -39,27 +40,37 @@ _plainly = lambda text, message, kind: text
 class Reader:
     """One chat template's source with all that is learnt about it."""
 
-    def __init__(self, source: Source, tokenizer: Any, known: frozenset[int], *, now: datetime):
-        self.source = source
+    def __init__(
+        self, source: Source, tokenizer: Any, known: frozenset[int], variables: Mapping[str, Any], *, now: datetime
+    ):
+        self.source, self.variables = source, variables
         self.renderer = Renderer(source, tokenizer.special_tokens_map, now=now)
         self.tracer = Tracer(self.renderer)
         self.tokenizer = Tokenizer(tokenizer, source.written)
-        self.style = self._style()
+        self.style = self._style(variables)
         self.turns = Turns(self.tracer, self.style, self.tokenizer, known)
 
-    def _style(self) -> Style:
-        """Content as text, or in parts if only so an answer is shown."""
+    def _style(self, variables: Mapping[str, Any]) -> Style:
+        """What the template understands, by trying: content as text, or in parts; reasoning left in the content, or
+        moved out of it if the template cannot cut it out itself but shows it elsewhere."""
         style = Style.of(self.source)
-        conversation = Conversation(PROBE)
-        for parts in (False, True):
-            tried = replace(style, parts=parts)
-            try:
-                trace = self.tracer(lambda put: conversation.write(tried, put), self._plain(conversation, tried))  # noqa: B023
-            except RowError:
-                continue
-            if trace.of(1) or trace.of(3):
-                return tried
+        if not self._shown(PROBE, style, variables):
+            parts = replace(style, parts=True)
+            style = parts if self._shown(PROBE, parts, variables) else style
+        cuts = any('</think>' in word for word in self.source.tests)
+        if (style.reasoning or style.blocks) and not cuts:
+            moved = replace(style, moves=True)
+            style = moved if 'reasoning' in self._shown(THINKING_PROBE, moved, variables) else style
         return style
+
+    def _shown(self, messages: Sequence[Message], style: Style, variables: Mapping[str, Any]) -> set[str]:
+        """Kinds of text that the template shows of the last message."""
+        conversation = Conversation(messages, variables=variables)
+        try:
+            trace = self.tracer(lambda put: conversation.write(style, put), self._plain(conversation, style))
+        except RowError:
+            return set()
+        return {piece.field.kind for piece in trace.of(len(messages) - 1)}
 
     def _plain(self, conversation: Conversation, style: Style, *, prompt: bool = False) -> str:
         return self.renderer(**conversation.write(style, _plainly), prompt=prompt)
@@ -165,7 +176,7 @@ class ChatTemplate:
         return self._reader(tools=False).turns.endings.text
 
     def encode(self, sample: Sample) -> list[Encoded]:
-        """One Encoded, or several when truncation splits.
+        """One Encoded; several when truncation splits, none when it leaves the row out.
 
         Raises:
             RowError: the template refuses the row, or the mask cannot be proven.
@@ -179,6 +190,7 @@ class ChatTemplate:
         trace = reader.read(conversation)
         tokens = reader.tokenizer(trace.text, _said(trace, messages))
         turns = reader.turns(trace, tokens, messages)
+        self._note_lost_thinking(reader, trace, messages)
         encoded = self._weigh(sample, messages, trace, tokens, turns)
         if turns and turns[-1].message == len(messages) - 1 and turns[-1].stop is None:
             encoded = self._stopped(encoded, reader, trace, turns[-1], self.scale.turn(messages, len(messages) - 1))
@@ -231,7 +243,8 @@ class ChatTemplate:
     def _reader(self, *, tools: bool) -> Reader:
         source = self._choose(tools)
         if source not in self._readers:
-            self._readers[source] = Reader(source, self.tokenizer, self._known, now=self._now)
+            told = thinking.variables(self.args, source)
+            self._readers[source] = Reader(source, self.tokenizer, self._known, told, now=self._now)
         return self._readers[source]
 
     def _conversation(
@@ -243,8 +256,7 @@ class ChatTemplate:
                 f'the row brings tools, but {reader.source.name} cannot show tools to the model; '
                 'leave them out, or give --template a template that has them'
             )
-        told = {**thinking.variables(self.args, reader.source), **own}
-        return reader, Conversation(messages, tools, told, reader.tokenizer.suspicious)
+        return reader, Conversation(messages, tools, {**reader.variables, **own}, reader.tokenizer.suspicious)
 
     def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         if self.args.system is None or any(message.role == 'system' for message in messages):
@@ -289,6 +301,14 @@ class ChatTemplate:
             weight=grown(encoded.weight, weight),
             role=grown(encoded.role, _NUMBER['assistant']),
         )
+
+    def _note_lost_thinking(self, reader: Reader, trace: Trace, messages: Sequence[Message]) -> None:
+        last = len(messages) - 1
+        if messages[last].reasoning and not any(piece.field.kind == 'reasoning' for piece in trace.of(last)):
+            self._note(
+                f'{reader.source.name} does not show the reasoning of the last answer, so it is not trained; '
+                'some templates do with --enable_thinking true'
+            )
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

@@ -23,15 +23,15 @@ class Style:
 
     ``parts``: content is a list of ``{'type': 'text', 'text': ...}``; ``objects``: arguments of calls are objects, not
     JSON text; ``reasoning``: fields in which it looks for reasoning; ``blocks``: reasoning is a part of the content;
-    ``cuts``: it cuts thinking out of the content; ``ids``: it shows or compares the ids of calls; ``named``: it shows
-    no name of a tool but in the id (``functions.name:0``, as with Kimi).
+    ``moves``: reasoning inside the content must be moved there to be understood; ``ids``: it shows or compares the
+    ids of calls; ``named``: it shows no name of a tool but in the id (``functions.name:0``, as with Kimi).
     """
 
     parts: bool = False
     objects: bool = True
     reasoning: frozenset[str] = frozenset()
     blocks: bool = False
-    cuts: bool = False
+    moves: bool = False
     ids: bool = False
     named: bool = False
 
@@ -41,7 +41,6 @@ class Style:
         return cls(
             reasoning=thinking.fields(source),
             blocks=thinking.in_blocks(source),
-            cuts=any('</think>' in word for word in source.tests),
             ids=tools.reads_ids(source),
         )
 
@@ -73,7 +72,7 @@ class Conversation:
         say: Callable[[str, Kind], str] = lambda text, kind: put(text, index, kind)
         careful = lambda text: say(text, 'other') if self.suspicious(text) else text
         apart = bool(style.reasoning) or style.blocks
-        content, reasoning = thinking.placed(message, apart=apart, cuts=style.cuts)
+        content, reasoning = thinking.placed(message, apart=apart, moves=style.moves)
         content = say(content, 'content')
         reasoning = None if reasoning is None else say(reasoning, 'reasoning')
         told: dict[str, Any] = {'role': message.role, 'content': content}

@@ -44,7 +44,7 @@ class TextTemplate:
         return digest(told, self.tokenizer)
 
     def encode(self, sample: Sample) -> list[Encoded]:
-        """One Encoded, or several when truncation splits.
+        """One Encoded; several when truncation splits, none when it leaves the row out.
 
         Raises:
             RowError: the row has no text, or a control string that the tokenizer cannot write as text.

@@ -45,17 +45,17 @@ def in_blocks(source: Source) -> bool:
     return 'thinking' in source.types
 
 
-def placed(message: Message, *, apart: bool, cuts: bool) -> tuple[str, str | None]:
+def placed(message: Message, *, apart: bool, moves: bool) -> tuple[str, str | None]:
     """Content and reasoning of ``message`` as the template wants them.
 
     Args:
         apart: the template takes reasoning apart from the content.
-        cuts: the template itself cuts ``<think>...</think>`` out of the content.
+        moves: reasoning in the content is to be taken out of it.
     """
     content, reasoning = message.content, message.reasoning
     if message.role != 'assistant':
         return content, None
-    if reasoning is None and apart and not cuts and (inline := _INLINE.match(content)):
+    if reasoning is None and moves and (inline := _INLINE.match(content)):
         return content[inline.end() :], inline.group(1).strip('\n')
     if reasoning is not None and not apart:
         return f'<think>\n{reasoning}\n</think>\n\n{content}', None

@@ -1,6 +1,6 @@
 """``--truncation_strategy``: what happens to a row of more than ``--max_length`` tokens.
 
-- ``delete`` (the default): the row is refused, and counted.
+- ``delete`` (the default): the row is left out.
 - ``left``: its last ``max_length`` tokens are kept, so the last answer and its stop token survive; the beginning (bos,
   system prompt, first turns) is lost.
 - ``right``: its first ``max_length`` tokens are kept; the end of the last answer and its stop token are lost.
@@ -30,11 +30,11 @@ class Truncate:
     length: int | None = None
 
     def __call__(self, encoded: Encoded) -> list[Encoded]:
-        """The row, or what becomes of it.
+        """The row, or what becomes of it: nothing, one row or several.
 
         Raises:
-            RowError: it is too long to keep.
-            DataError: it is too long, and the strategy is to raise.
+            RowError: a cut leaves nothing to train.
+            DataError: the row is too long, and the strategy is to raise.
         """
         size, limit = len(encoded), self.length
         if limit is None or size <= limit:
@@ -45,12 +45,12 @@ class Truncate:
             return [_trainable(_cut(encoded, size - limit, size), encoded, self)]
         if self.strategy == 'right':
             return [_trainable(_cut(encoded, 0, limit), encoded, self)]
-        too_long = f'{size} tokens, more than --max_length {limit}'
         if self.strategy == 'raise':
             raise DataError(
-                f'{encoded.origin}: {too_long}; raise --max_length, or choose another --truncation_strategy'
+                f'{encoded.origin}: {size} tokens, more than --max_length {limit}; raise it, or choose another '
+                '--truncation_strategy (delete, left, right)'
             )
-        raise RowError(f'{too_long}; raise --max_length, or choose --truncation_strategy left, right or split')
+        return []
 
 
 def _cut(encoded: Encoded, start: int, end: int) -> Encoded:
