@@ -86,12 +86,27 @@ def _plain(builder: Builder) -> nn.Module:
         return model
     logger.info('%s is quantised: merging into its dequantised weights', builder.info.id)
     try:
-        return model.dequantize()
+        model = model.dequantize()
+        _forget_conversions_(model)
+        return model
     except (NotImplementedError, ValueError, AttributeError) as error:
         raise ModelError(
             f'{builder.info.id}: an adapter cannot be merged into these quantised weights ({error}); '
             'give the model they were made from with --model'
         ) from error
+
+
+def _forget_conversions_(model: Any) -> None:
+    """transformers (5.23) keeps the quantiser's changes of names after dequantising, and cannot save because of them."""
+
+    def reversible(conversion: Any) -> bool:
+        try:
+            conversion.reverse_transform()
+        except NotImplementedError:
+            return False
+        return True
+
+    model._weight_conversions = [each for each in model._weight_conversions or () if reversible(each)] or None
 
 
 # ------------------------------------------------------------------------------------------------------------ merge

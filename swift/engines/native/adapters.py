@@ -6,6 +6,7 @@ peft loads an adapter that fits nowhere with no more than a warning; here every 
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ def attach(model: nn.Module, name: str, path: Path) -> nn.Module:
     _grow(model, path)
     wrapped = model if isinstance(model, PeftModel) else None
     try:
-        if wrapped is None:
-            config = PeftConfig.from_pretrained(str(path))
-            config.inference_mode = True
-            wrapped = get_peft_model(model, config, adapter_name=name)
-        loaded = wrapped.load_adapter(str(path), name)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', FutureWarning)  # peft asks transformers for an attribute of an old name
+            if wrapped is None:
+                config = PeftConfig.from_pretrained(str(path))
+                config.inference_mode = True
+                wrapped = get_peft_model(model, config, adapter_name=name)
+            loaded = wrapped.load_adapter(str(path), name)
         missing = [key for key in loaded.missing_keys if name in key]
         # peft itself stores saved modules of grown models several times over, and reads the plain names
         unexpected = [key for key in loaded.unexpected_keys if not any(part in key for part in COPIES)]

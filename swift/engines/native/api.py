@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -35,12 +35,21 @@ UNLIMITED = 1 << 20
 AHEAD = 4  # batches of requests that ``answers`` keeps queued, so that no row of a batch stays empty
 
 
+class _Begun(NamedTuple):
+    """A request that is queued, and where its pieces come."""
+
+    request: Request
+    config: RequestConfig
+    pieces: Iterator[Piece]
+
+
 class TransformersEngine:
     """Answers conversations with a model of transformers.
 
     Args:
         model: A model id, a folder, a ``Builder`` of ``models.load``, or a model in memory.
         template: How conversations become prompts; None takes the model's own.
+        response_prefix: What the template already puts before each answer: shown as its beginning.
         adapters: Folders of peft adapters. The first answers every request that names none.
         adapter_names: Names for them; by default those of their folders.
         max_batch_size: Answers that decode at once; -1 for no limit.
@@ -59,6 +68,7 @@ class TransformersEngine:
         template: Template | None = None,
         adapters: Sequence[str | Path] | None = None,
         adapter_names: Sequence[str] | None = None,
+        response_prefix: str | None = None,
         max_batch_size: int = BATCH,
         torch_dtype: Any = None,
         model_type: str | None = None,
@@ -85,7 +95,9 @@ class TransformersEngine:
         quantization = {} if quantization_config is None else {'quantization_config': quantization_config}
         builder = _builder(model, args, template, {**quantization, **(model_kwargs or {})})
         self.template = template or _template(builder, template_type)
+        self._stop_text = getattr(self.template, 'stop_text', '')  # of templates whose answers end with no token
         self.model_name = Path(builder.info.id).name
+        self._style = chat.Style(self.model_name, self.template.decode, response_prefix or '')
         self.max_model_len = builder.info.max_model_len
         built = _place(builder.build())
         self._defaults = built.generation_config
@@ -128,7 +140,8 @@ class TransformersEngine:
         config = request_config or RequestConfig()
         if config.stream:
             return [self.stream(request, config, adapter=self._adapter(adapter_request)) for request in infer_requests]
-        found = self.answers(infer_requests, config, adapter=self._adapter(adapter_request))
+        asked = ((request, config) for request in infer_requests)
+        found = self.answers(asked, adapter=self._adapter(adapter_request))
         if use_tqdm is not False and len(infer_requests) > 1:
             found = track(found, 'answers', total=len(infer_requests))
         responses = []
@@ -161,44 +174,40 @@ class TransformersEngine:
 
     # -------------------------------------------------------------------------------------------------------- ours
     def answers(
-        self, requests: Iterable[InferRequest], config: RequestConfig, *, adapter: str | None = None
+        self, asked: Iterable[tuple[InferRequest, RequestConfig]], *, adapter: str | None = None
     ) -> Iterator[ChatCompletionResponse | Exception]:
-        """Responses in the order of ``requests``, which are read as answers come: they may be any number.
+        """Responses in the order of ``asked``, which is read as answers come: it may be any length.
 
         A request that cannot be answered gives its exception in its place. Closing the iterator aborts what is open.
         """
         window = AHEAD * min(self._limits.max_batch_size, BATCH * AHEAD)
-        pending: deque[tuple[Request, Iterator[Piece]] | Exception] = deque()
+        pending: deque[_Begun | Exception] = deque()
         try:
-            for request in requests:
+            for request, config in asked:
                 pending.append(self._begin(request, config, adapter))
                 if len(pending) >= window:
-                    yield self._finish(pending.popleft(), config)
+                    yield self._finish(pending.popleft())
             while pending:
-                yield self._finish(pending.popleft(), config)
+                yield self._finish(pending.popleft())
         finally:
             for begun in pending:
-                if not isinstance(begun, Exception):
-                    self.engine.abort(begun[0].id)
+                if isinstance(begun, _Begun):
+                    self.engine.abort(begun.request.id)
 
-    def _begin(
-        self, infer_request: InferRequest, config: RequestConfig, adapter: str | None
-    ) -> tuple[Request, Iterator[Piece]] | Exception:
+    def _begin(self, infer_request: InferRequest, config: RequestConfig, adapter: str | None) -> _Begun | Exception:
         """Queue a request."""
         try:
             request = self.request(infer_request, config, adapter=adapter)
-            return request, self.engine.stream(request)
+            return _Begun(request, config, self.engine.stream(request))
         except Exception as error:
             return error
 
-    def _finish(
-        self, begun: tuple[Request, Iterator[Piece]] | Exception, config: RequestConfig
-    ) -> ChatCompletionResponse | Exception:
+    def _finish(self, begun: _Begun | Exception) -> ChatCompletionResponse | Exception:
         """Wait for a request that was queued."""
         if isinstance(begun, Exception):
             return begun
         try:
-            return self._collect(begun[1], begun[0], config)
+            return self._collect(begun.pieces, begun.request, begun.config)
         except Exception as error:
             return error
 
@@ -220,9 +229,10 @@ class TransformersEngine:
         """
         messages, tools = chat.conversation(infer_request)
         prompt = self.template.prompt(messages, tools=tools, **infer_request.chat_template_kwargs)
-        sampling = chat.sampling(
-            config, self._defaults, longest=max(1, self.max_model_len - len(prompt)), special=self._special
-        )
+        longest = max(1, self.max_model_len - len(prompt))
+        sampling = chat.sampling(config, self._defaults, longest=longest, special=self._special)
+        if self._stop_text:
+            sampling = replace(sampling, stop=(*sampling.stop, self._stop_text))
         chosen = self.default_adapter if adapter is None else adapter or None
         return Request(f'r{next(self._ids)}', tuple(prompt), sampling, chosen)
 
@@ -238,10 +248,10 @@ class TransformersEngine:
         return request.name
 
     def _collect(self, pieces: Iterable[Any], request: Request, config: RequestConfig) -> ChatCompletionResponse:
-        return chat.collect(pieces, request.prompt_ids, config, model=self.model_name, decode=self.template.decode)
+        return chat.collect(pieces, request.prompt_ids, config, self._style)
 
     def _chunks(self, request: Request) -> chat.Chunks:
-        return chat.Chunks(len(request.prompt_ids), model=self.model_name, decode=self.template.decode)
+        return chat.Chunks(len(request.prompt_ids), self._style)
 
 
 # ------------------------------------------------------------------------------------------------------------- parts

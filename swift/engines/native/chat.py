@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from swift.core.errors import RequestError
@@ -11,6 +12,16 @@ from swift.engines import protocol
 from swift.engines.protocol import InferRequest, RequestConfig
 
 Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What all responses of an engine share: the model's name, how tokens read, and how every answer begins."""
+
+    model: str
+    decode: Decode
+    prefix: str = ''
+
 
 NOT_BUILT = {  # field -> values that ask for nothing
     'num_beams': (1, None),
@@ -85,10 +96,10 @@ def _first(*values: Any) -> Any:
 
 # -------------------------------------------------------------------------------------------------------- responses
 def collect(
-    pieces: Iterable[Piece], prompt_ids: Sequence[int], config: RequestConfig, *, model: str, decode: Decode
+    pieces: Iterable[Piece], prompt_ids: Sequence[int], config: RequestConfig, style: Style
 ) -> protocol.ChatCompletionResponse:
     """The whole response out of its pieces."""
-    texts, ids, logprobs = [''] * config.n, [[] for _ in range(config.n)], [[] for _ in range(config.n)]
+    texts, ids, logprobs = [style.prefix] * config.n, [[] for _ in range(config.n)], [[] for _ in range(config.n)]
     finish: list[Any] = [None] * config.n
     for piece in pieces:
         texts[piece.index] += piece.text
@@ -100,13 +111,13 @@ def collect(
             index=i,
             message=protocol.ChatMessage('assistant', texts[i]),
             finish_reason=finish[i],
-            logprobs=openai_logprobs(logprobs[i], decode),
+            logprobs=openai_logprobs(logprobs[i], style.decode),
             token_ids=ids[i] if config.return_details else None,
         )
         for i in range(config.n)
     ]
     return protocol.ChatCompletionResponse(
-        model=model,
+        model=style.model,
         choices=choices,
         usage=usage(len(prompt_ids), sum(map(len, ids))),
         prompt_token_ids=list(prompt_ids) if config.return_details else None,
@@ -116,10 +127,10 @@ def collect(
 class Chunks:
     """Makes the pieces of one response: they share an id, and only the first of a choice has a role."""
 
-    def __init__(self, prompt_tokens: int, *, model: str, decode: Decode):
-        self._shared = protocol.ChatCompletionStreamResponse(model, [])
+    def __init__(self, prompt_tokens: int, style: Style):
+        self._shared = protocol.ChatCompletionStreamResponse(style.model, [])
         self._prompt_tokens, self._tokens = prompt_tokens, 0
-        self._decode = decode
+        self._style = style
         self._begun: set[int] = set()
 
     def make(self, piece: Piece) -> protocol.ChatCompletionStreamResponse:
@@ -127,11 +138,12 @@ class Chunks:
         self._tokens += len(piece.ids)
         first = piece.index not in self._begun
         self._begun.add(piece.index)
+        text = self._style.prefix + piece.text if first else piece.text
         choice = protocol.ChatCompletionResponseStreamChoice(
             index=piece.index,
-            delta=protocol.DeltaMessage('assistant' if first else None, piece.text),
+            delta=protocol.DeltaMessage('assistant' if first else None, text),
             finish_reason=piece.finish,
-            logprobs=openai_logprobs(piece.logprobs, self._decode),
+            logprobs=openai_logprobs(piece.logprobs, self._style.decode),
         )
         shared = self._shared
         counted = usage(self._prompt_tokens, self._tokens)

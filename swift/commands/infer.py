@@ -1,0 +1,283 @@
+"""swift infer: chat in the terminal, answer prompts, or answer a whole dataset.
+
+models.load > templates.make > TransformersEngine > Chat | prompts | dataset > terminal | jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift.commands import configs
+from swift.commands.configs import InferConfig
+from swift.commands.inherit import split_adapter
+from swift.core import files
+from swift.core.errors import ConfigError, DataError, RowError
+from swift.core.log import say
+from swift.engines.protocol import InferRequest, RequestConfig
+
+if TYPE_CHECKING:
+    from swift.engines.native.api import TransformersEngine
+
+FLUSH = 10.0  # seconds after which answers are written although write_batch_size is not reached
+
+
+def infer_main(args: Any = None) -> list[dict[str, Any]]:
+    """Answer as ``swift infer`` does.
+
+    Args:
+        args: an argument list, a configuration or InferArguments, or None for the command line.
+
+    Returns:
+        The rows that were answered: those of the result file for a dataset, one per prompt otherwise.
+    """
+    return main(configs.resolve('infer', args))
+
+
+def main(cfg: InferConfig) -> list[dict[str, Any]]:
+    """Open the engine and answer what there is: a dataset, prompts, standard input, or somebody at the terminal."""
+    prompts = None if cfg.data.val_dataset or cfg.data.dataset else _prompts(cfg)
+    engine = open_engine(cfg)
+    try:
+        if cfg.data.val_dataset or cfg.data.dataset:
+            return answer_dataset(engine, cfg)
+        if prompts is not None:
+            return answer_prompts(engine, cfg, prompts)
+        return chat(engine, cfg)
+    finally:
+        engine.close()
+
+
+def open_engine(cfg: InferConfig) -> TransformersEngine:
+    """The engine with the model, template and adapters of the configuration.
+
+    Raises:
+        ConfigError, ModelError, TemplateError: they cannot be loaded.
+    """
+    from swift import models, templates
+    from swift.engines import ENGINES
+
+    builder = models.load(cfg.model)
+    named = [split_adapter(text) for text in cfg.model.adapters]
+    return ENGINES[cfg.engine.infer_backend](
+        builder,
+        template=templates.make(builder.tokenizer, builder.info, cfg.template),
+        adapters=[path for _, path in named],
+        adapter_names=[name or Path(path).name for name, path in named],
+        response_prefix=cfg.template.response_prefix,
+        max_batch_size=cfg.engine.max_batch_size,
+        use_hf=cfg.model.use_hf,
+        hub_token=cfg.model.hub_token,
+    )
+
+
+def request_config(cfg: InferConfig) -> RequestConfig:
+    """How to answer, by the flags."""
+    generation = cfg.generation
+    return RequestConfig(
+        max_tokens=generation.max_new_tokens,
+        temperature=generation.temperature,
+        top_k=generation.top_k,
+        top_p=generation.top_p,
+        min_p=generation.min_p,
+        repetition_penalty=generation.repetition_penalty,
+        presence_penalty=generation.presence_penalty,
+        frequency_penalty=generation.frequency_penalty,
+        stop=list(generation.stop_words),
+        seed=generation.seed,
+        stream=bool(generation.stream),
+        logprobs=generation.logprobs,
+        top_logprobs=generation.top_logprobs,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ chat and prompts
+def chat(engine: TransformersEngine, cfg: InferConfig) -> list[dict[str, Any]]:
+    """Talk with the user. With --result_path every answer is kept there."""
+    from swift.engines.terminal import Chat
+
+    rows: list[dict[str, Any]] = []
+
+    def keep(messages: list[dict[str, Any]], answer: str) -> None:
+        rows.append(_row(answer, None, None, messages))
+        _keep(cfg, rows[-1:])
+
+    Chat(engine, request_config(cfg), keep=keep).run()
+    return rows
+
+
+def _keep(cfg: InferConfig, rows: list[dict[str, Any]]) -> None:
+    """Conversations are private: they are written only where --result_path says."""
+    if cfg.engine.result_path:
+        with _Results(Path(cfg.engine.result_path), 1) as results:
+            for row in rows:
+                results.add(row)
+
+
+def answer_prompts(engine: TransformersEngine, cfg: InferConfig, prompts: list[str]) -> list[dict[str, Any]]:
+    """Answer each prompt on standard output: as it grows in a terminal, else together."""
+    config = request_config(cfg)
+    requests = [InferRequest([{'role': 'user', 'content': prompt}]) for prompt in prompts]
+    streaming = sys.stdout.isatty() if cfg.generation.stream is None else cfg.generation.stream
+    if streaming:
+        rows = [_row(_streamed(engine.stream(request, config)), None, None, request.messages) for request in requests]
+    else:
+        rows = []
+        for request, response in zip(requests, engine.infer(requests, replace(config, stream=False)), strict=True):
+            choice = response.choices[0]
+            say(choice.message.content)
+            rows.append(_row(choice.message.content, None, choice.logprobs, request.messages))
+    _keep(cfg, rows)
+    return rows
+
+
+def _streamed(chunks: Iterator[Any]) -> str:
+    """Print an answer as it grows, and return it."""
+    text = ''
+    for chunk in chunks:
+        piece = chunk.choices[0].delta.content or ''
+        print(piece, end='', flush=True)
+        text += piece
+    print()
+    return text
+
+
+def _prompts(cfg: InferConfig) -> list[str] | None:
+    """The prompts of --prompt or of standard input; None when somebody sits at the terminal."""
+    if cfg.engine.prompt:
+        return cfg.engine.prompt
+    if sys.stdin is None or sys.stdin.isatty():
+        return None
+    text = sys.stdin.read().strip()
+    if not text:
+        raise ConfigError('nothing to answer: standard input is empty; give --prompt, --val_dataset, or a terminal')
+    return [text]
+
+
+# --------------------------------------------------------------------------------------------------------- dataset
+def answer_dataset(engine: TransformersEngine, cfg: InferConfig) -> list[dict[str, Any]]:
+    """Answer every row and write the answers, in order, to a jsonl file.
+
+    Raises:
+        DataError: after all rows: some could not be answered. They are in the file with their error.
+    """
+    from swift import data
+    from swift.data.progress import track
+    from swift.data.stream import Stream
+
+    loaded = data.load(cfg.data, use_hf=cfg.model.use_hf, token=cfg.model.hub_token, answers=False)
+    dataset = loaded.train if loaded.val is None else loaded.val
+    if dataset is None or isinstance(dataset, Stream):
+        raise ConfigError('--streaming: leave it out; infer reads rows as it goes')
+    total = len(dataset) if cfg.engine.val_dataset_sample is None else min(len(dataset), cfg.engine.val_dataset_sample)
+    path = result_path(cfg)
+    say(f'{total} rows > {path}')
+    started, rows = time.monotonic(), []
+    with _Results(path, cfg.engine.write_batch_size) as results:
+        for row in track(_answered(engine, cfg, dataset, total), 'answers', total=total):
+            rows.append(row)
+            results.add(row)
+    seconds = time.monotonic() - started
+    tokens, failed = engine.engine.stats()['answer_tokens'], [row for row in rows if 'error' in row]
+    say(f'{total - len(failed)} answers, {tokens:.0f} tokens in {seconds:.1f} s ({tokens / seconds:.1f} tokens/s)')
+    if cfg.engine.metric:
+        say(', '.join(f'{name} {value:.4f}' for name, value in score(cfg.engine.metric, rows).items()))
+    if failed:
+        raise DataError(f'{len(failed)} of {total} rows could not be answered; the first: {failed[0]["error"]}')
+    return rows
+
+
+def _answered(engine: TransformersEngine, cfg: InferConfig, dataset: Any, total: int) -> Iterator[dict[str, Any]]:
+    """The result of each row, in order. Rows are read while others are answered."""
+    config = replace(request_config(cfg), stream=False)
+    under_way: deque[dict[str, Any]] = deque()  # rows without their answers; those that cannot be read have an error
+
+    def asked() -> Iterator[tuple[InferRequest, RequestConfig]]:
+        for i in range(total):
+            try:
+                row = dataset[i]
+            except RowError as error:
+                under_way.append({**_row(None, None, None, []), 'error': str(error)})
+                continue
+            request, labels = _request(row)
+            under_way.append(_row(None, labels, None, request.messages))
+            yield request, config if config.seed is None else replace(config, seed=config.seed + i)
+
+    for response in engine.answers(asked()):
+        while 'error' in under_way[0]:
+            yield under_way.popleft()
+        row = under_way.popleft()
+        if isinstance(response, Exception):
+            yield {**row, 'error': f'{type(response).__name__}: {response}'}
+        else:
+            choice = response.choices[0]
+            yield _row(choice.message.content, row['labels'], choice.logprobs, row['messages'])
+    yield from under_way
+
+
+def _request(row: dict[str, Any]) -> tuple[InferRequest, Any]:
+    """A standard row as a request, and the answer that it has itself."""
+    messages = list(row['messages']) if 'messages' in row else [{'role': 'user', 'content': row['text']}]
+    labels = InferRequest.remove_response(messages)
+    media = {name: row.get(name) or [] for name in ('images', 'videos', 'audios')}
+    kwargs = row.get('chat_template_kwargs') or {}
+    return InferRequest(messages, tools=row.get('tools'), chat_template_kwargs=kwargs, **media), labels
+
+
+def _row(response: str | None, labels: Any, logprobs: Any, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """A line of the result file."""
+    said = [] if response is None else [{'role': 'assistant', 'content': response}]
+    return {'response': response, 'labels': labels, 'logprobs': logprobs, 'messages': [*messages, *said]}
+
+
+def score(metric: str, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Agreement of the answers with the data's own, over the rows that have one."""
+    from swift.engines.score import METRICS
+
+    pairs = [(row['response'] or '', row['labels']) for row in rows if isinstance(row['labels'], str)]
+    if not pairs:
+        raise ConfigError(f'--metric {metric}: no row of the data has an answer to compare with')
+    return METRICS[metric]([answer for answer, _ in pairs], [wanted for _, wanted in pairs])
+
+
+# --------------------------------------------------------------------------------------------------------- results
+def result_path(cfg: InferConfig) -> Path:
+    """Where answers go: --result_path, or a new file beside the checkpoint, or under result/ for a model of a hub."""
+    if cfg.engine.result_path:
+        return Path(cfg.engine.result_path)
+    chosen = split_adapter(cfg.model.adapters[0])[1] if cfg.model.adapters else cfg.model.model
+    place = Path(chosen) if Path(chosen, 'args.json').is_file() else Path('result', Path(chosen).name)
+    return place / 'infer_result' / f'{datetime.now():%Y%m%d-%H%M%S}.jsonl'
+
+
+class _Results:
+    """Appends rows to a jsonl file, ``size`` at a time; what is left is written however the block ends."""
+
+    def __init__(self, path: Path, size: int):
+        self._path, self._size = path, size
+        self._rows: list[dict[str, Any]] = []
+        self._written = time.monotonic()
+
+    def __enter__(self) -> _Results:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= self._size or time.monotonic() - self._written > FLUSH:
+            self._write()
+
+    def _write(self) -> None:
+        for row in self._rows:
+            files.append(self._path, json.dumps(row, ensure_ascii=False))
+        self._rows, self._written = [], time.monotonic()

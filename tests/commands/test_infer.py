@@ -1,0 +1,194 @@
+"""swift infer, merge-lora and export as people call them: by argument lists, on tiny models."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+
+from swift import export_main, infer_main, merge_lora
+from swift.commands import infer
+from swift.core.errors import ConfigError, DataError
+from swift.export.parity import ParityError
+from tests import tiny
+from tests.adapters import adapter
+
+GREEDY = ['--max_new_tokens', '6', '--temperature', '0']
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    """A model folder, a checkpoint with its args.json, another adapter, and rows."""
+    home = tmp_path_factory.mktemp('infer')
+    model = tiny.folder(home / 'tiny')
+    run = home / 'v0-20260101-000000'
+    checkpoint = adapter(run / 'checkpoint-3', tiny.model())
+    (run / 'args.json').write_text(json.dumps({'verb': 'sft', 'model': str(model), 'system': 'Be brief.'}))
+    tiny.tokenizer().save_pretrained(checkpoint)
+    adapter(home / 'other', tiny.model(), seed=1)
+    tiny.rows(home / 'rows.jsonl', 12)
+    tiny.rows(run / 'val_dataset.jsonl', 4)
+    return home
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """Sets what comes over a pipe."""
+    return lambda text: monkeypatch.setattr(sys, 'stdin', io.StringIO(text))
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+
+
+def test_a_prompt_is_answered_on_standard_output(world, capsys):
+    rows = infer_main(['--model', str(world / 'tiny'), '--prompt', 'Hi', 'Who are you?', *GREEDY])
+    assert capsys.readouterr().out == ''.join(f'{row["response"]}\n' for row in rows)
+    assert [row['messages'][0]['content'] for row in rows] == ['Hi', 'Who are you?']
+
+
+def test_streamed_answers_are_the_same(world, capsys):
+    rows = infer_main(['--model', str(world / 'tiny'), '--prompt', 'Hi', *GREEDY])
+    assert infer_main(['--model', str(world / 'tiny'), '--prompt', 'Hi', '--stream', 'true', *GREEDY]) == rows
+
+
+def test_a_prompt_may_come_over_a_pipe(world, stdin):
+    wanted = infer_main(['--model', str(world / 'tiny'), '--prompt', 'Hi\nthere', *GREEDY])
+    stdin('Hi\nthere\n')
+    assert infer_main(['--model', str(world / 'tiny'), *GREEDY]) == wanted
+    stdin('\n')
+    with pytest.raises(ConfigError, match='standard input is empty'):
+        infer_main(['--model', str(world / 'tiny'), *GREEDY])
+
+
+def test_a_checkpoint_needs_no_other_flag(world):
+    short = infer_main(['--adapters', str(world / 'v0-20260101-000000' / 'checkpoint-3'), '--prompt', 'Hi', *GREEDY])
+    spelt = ['--model', str(world / 'tiny'), '--adapters', f'x={world}/v0-20260101-000000/checkpoint-3']
+    spelt += ['--system', 'Be brief.', '--load_args', 'false', '--prompt', 'Hi']
+    assert infer_main([*spelt, *GREEDY]) == short
+    assert infer_main(['--model', str(world / 'tiny'), '--prompt', 'Hi', *GREEDY]) != short
+
+
+def test_a_dataset_is_answered_in_order_and_appended_to_a_file(world, tmp_path, capsys):
+    result = tmp_path / 'deep' / 'out.jsonl'
+    flags = ['--model', str(world / 'tiny'), '--val_dataset', str(world / 'rows.jsonl'), '--result_path', str(result)]
+    rows = infer_main([*flags, '--max_batch_size', '5', *GREEDY])
+    assert lines(result) == rows
+    assert len(rows) == 12
+    for row, asked in zip(rows, lines(world / 'rows.jsonl'), strict=True):
+        assert list(row) == ['response', 'labels', 'logprobs', 'messages']
+        assert row['labels'] == asked['messages'][-1]['content']
+        assert row['messages'][:-1] == asked['messages'][:-1]
+        assert row['messages'][-1] == {'role': 'assistant', 'content': row['response']}
+    assert '12 answers' in capsys.readouterr().out
+    assert infer_main([*flags, '--val_dataset_sample', '3', '--write_batch_size', '2', *GREEDY]) == rows[:3]
+    assert lines(result) == [*rows, *rows[:3]]
+
+
+def test_drawn_answers_do_not_depend_on_the_batch(world, tmp_path):
+    flags = ['--model', str(world / 'tiny'), '--val_dataset', str(world / 'rows.jsonl'), '--temperature', '1']
+    flags += ['--max_new_tokens', '6', '--result_path', str(tmp_path / 'out.jsonl')]
+    alone = infer_main([*flags, '--max_batch_size', '1'])
+    assert infer_main([*flags, '--max_batch_size', '-1']) == alone
+    assert infer_main([*flags, '--max_batch_size', '-1', '--seed', '7']) != alone
+
+
+def test_rows_that_cannot_be_answered_stand_in_the_file_with_their_reason(world, tmp_path):
+    data, result = tmp_path / 'bad.jsonl', tmp_path / 'out.jsonl'
+    good = {'messages': [{'role': 'user', 'content': 'Hi'}]}
+    rows = [{'nothing': 1}, good, {'messages': [{'role': 'user', 'content': 'x ' * 4000}]}, good, {'messages': []}]
+    data.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    with pytest.raises(DataError, match='3 of 5 rows'):
+        infer_main(['--model', str(world / 'tiny'), '--val_dataset', str(data), '--result_path', str(result), *GREEDY])
+    found = lines(result)
+    assert ['error' in row for row in found] == [True, False, True, False, True]
+    assert 'bad.jsonl:1' in found[0]['error']
+    assert 'tokens' in found[2]['error']
+    assert found[1]['response'] == found[3]['response']
+
+
+def test_logprobs_are_written_when_asked_for(world, tmp_path):
+    flags = ['--model', str(world / 'tiny'), '--val_dataset', f'{world}/rows.jsonl#2', '--logprobs', 'true']
+    rows = infer_main([*flags, '--top_logprobs', '2', '--result_path', str(tmp_path / 'out.jsonl'), *GREEDY])
+    assert [len(each['top_logprobs']) for each in rows[0]['logprobs']['content']] == [2] * 6
+
+
+def test_answers_of_a_checkpoint_lie_beside_it(world, capsys):
+    checkpoint = world / 'v0-20260101-000000' / 'checkpoint-3'
+    (checkpoint / 'args.json').write_text((world / 'v0-20260101-000000' / 'args.json').read_text())
+    rows = infer_main(
+        ['--adapters', str(checkpoint), '--val_dataset', f'{world}/rows.jsonl#2', '--metric', 'acc', *GREEDY]
+    )
+    (path,) = (checkpoint / 'infer_result').iterdir()
+    assert lines(path) == rows
+    assert 'acc 0.0000' in capsys.readouterr().out
+
+
+def test_a_run_that_is_interrupted_keeps_the_answers_it_had(world, tmp_path, monkeypatch):
+    result = tmp_path / 'out.jsonl'
+    original = infer._answered
+
+    def stopping(*args):
+        for i, row in enumerate(original(*args)):
+            if i == 5:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(infer, '_answered', stopping)
+    flags = ['--model', str(world / 'tiny'), '--val_dataset', str(world / 'rows.jsonl'), '--result_path', str(result)]
+    with pytest.raises(KeyboardInterrupt):
+        infer_main([*flags, *GREEDY])
+    assert len(lines(result)) == 5
+
+
+def test_a_terminal_gets_a_chat(world, tmp_path, monkeypatch, capsys):
+    typed = iter(['Hi', '/adapter second', 'Hi', 'exit'])
+    monkeypatch.setattr('builtins.input', lambda prompt: next(typed))
+    monkeypatch.setattr(sys, 'stdin', type('Terminal', (io.StringIO,), {'isatty': lambda self: True})())
+    adapters = ['--adapters', f'first={world}/v0-20260101-000000/checkpoint-3', f'second={world}/other']
+    rows = infer_main([*adapters, '--result_path', str(tmp_path / 'chat.jsonl'), *GREEDY])
+    assert lines(tmp_path / 'chat.jsonl') == rows
+    assert len(rows) == 2
+    assert 'adapters: base, first, second' in capsys.readouterr().out
+
+
+def test_other_engines_are_refused_by_name(world):
+    with pytest.raises(ConfigError, match='--infer_backend vllm'):
+        infer_main(['--model', str(world / 'tiny'), '--prompt', 'Hi', '--infer_backend', 'vllm'])
+
+
+@pytest.mark.parametrize('backend', ['native', 'transformers', 'pt'])
+def test_old_names_of_the_native_engine_work(world, backend):
+    assert infer_main(['--model', str(world / 'tiny'), '--prompt', 'Hi', '--infer_backend', backend, *GREEDY])
+
+
+def test_a_merged_checkpoint_answers_as_the_checkpoint_does(world, tmp_path, capsys):
+    checkpoint = str(world / 'v0-20260101-000000' / 'checkpoint-3')
+    folder = merge_lora(['--adapters', checkpoint])
+    assert str(folder) == f'{checkpoint}-merged'
+    assert 'top-1 agreement' in capsys.readouterr().out
+    assert json.loads((folder / 'parity.json').read_text())['passed']
+    wanted = infer_main(['--adapters', checkpoint, '--prompt', 'Hi', 'Who?', *GREEDY])
+    assert infer_main(['--model', str(folder), '--prompt', 'Hi', 'Who?', *GREEDY]) == wanted
+    with pytest.raises(ConfigError, match='exist_ok'):
+        merge_lora(['--adapters', checkpoint])
+    assert merge_lora(['--adapters', checkpoint], replace_if_exists=True) == folder
+    elsewhere = export_main(['--adapters', checkpoint, '--merge_lora', 'true', '--output_dir', str(tmp_path / 'mine')])
+    assert elsewhere == tmp_path / 'mine'
+
+
+def test_a_merge_that_fails_its_proof_leaves_nothing(world, tmp_path, monkeypatch):
+    from swift.export import merge
+
+    monkeypatch.setattr(merge, 'merge_', lambda tuned: tuned.unload())
+    flags = ['--adapters', str(world / 'v0-20260101-000000' / 'checkpoint-3'), '--output_dir', str(tmp_path / 'mine')]
+    with pytest.raises(ParityError, match='mean KL'):
+        merge_lora(flags)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_adapters_are_not_merged_at_once(world):
+    with pytest.raises(ConfigError, match='one adapter'):
+        merge_lora(['--adapters', f'a={world}/other', f'b={world}/other', '--model', str(world / 'tiny')])
