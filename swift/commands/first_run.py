@@ -34,6 +34,7 @@ MODEL = 'HuggingFaceTB/SmolLM2-135M-Instruct'
 MIX = {'swift/self-cognition': 0.5, 'swift/facts': 0.15, 'swift/python-docs': 0.27, 'swift/chatterbot': 0.08}
 TOKENS_PER_ROW = {'swift/self-cognition': 64, 'swift/facts': 70, 'swift/python-docs': 69, 'swift/chatterbot': 52}
 ENOUGH = 45_000  # tokens after which the default model has learned who it is; more adds nothing to see
+PACK = 512  # tokens of a step: little data wants many steps
 RESERVE = 35  # seconds kept for loading and for the questions after training
 LEAST = 60  # seconds that training may always take
 CAUTION = 0.75  # part of the measured speed that is counted on
@@ -109,7 +110,7 @@ def run(job: Job, say: Say, language: str = 'en') -> Path:
     # Before torch is imported. Threads that share a core wait for each other and are slower than one alone.
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, machine.cores - busy())))
     size = measure(job.model)
-    choices = recommend(machine, size, language)
+    choices = recommend(machine, size, language, longest=PACK)
     _heading(say('advice'))
     _print(table([(choice.flag, choice.value, choice.reason) for choice in choices]))
 

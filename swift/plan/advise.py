@@ -71,8 +71,12 @@ class Choice:
     reason: str
 
 
-def recommend(machine: Machine, size: Size, language: str = 'en') -> list[Choice]:
-    """Method, precision, pack length, recomputation and quantisation for fine-tuning a model of this size here."""
+def recommend(machine: Machine, size: Size, language: str = 'en', *, longest: int = 4096) -> list[Choice]:
+    """Method, precision, pack length, recomputation and quantisation for fine-tuning a model of this size here.
+
+    Args:
+        longest: most tokens of a pack; a step is one pack, so little data wants short ones.
+    """
     gpu = max(machine.gpus, key=lambda g: g.memory, default=None)
     free = (gpu.memory if gpu and gpu.memory else machine.memory_free) * SAFE
     bf16 = machine.fast_bf16 or gpu is not None

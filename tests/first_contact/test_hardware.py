@@ -70,6 +70,10 @@ def test_a_small_model_on_a_fast_cpu_is_trained_plainly():
     }
 
 
+def test_packs_are_no_longer_than_asked_for():
+    assert values(recommend(machine(), SMOL, longest=512))['packing_length'] == '512'
+
+
 def test_an_old_cpu_gets_float32():
     assert values(recommend(machine(features=('avx2',)), SMOL))['torch_dtype'] == 'float32'
 
