@@ -42,7 +42,7 @@ class EngineArgs:
 
     infer_backend: Literal['native'] = 'native'
     """Engine; transformers and pt are other names of the native one."""
-    max_batch_size: int = 1
+    max_batch_size: int = 16
     """Requests answered at once; -1 means all."""
     prompt: list[str] = field(default_factory=list)
     """Answer these prompts and exit, instead of a chat."""

@@ -18,7 +18,7 @@ class ExportArgs:
     """Largest weight file."""
     parity: Literal['refuse', 'warn', 'off'] = 'refuse'
     """When merged and unmerged answers differ by more than the thresholds: no result, a warning, or no test."""
-    parity_kl: float = 0.01
-    """Largest mean divergence (KL) between the next-token distributions, in nats."""
+    parity_kl: float | None = None
+    """Largest mean divergence (KL) of next-token distributions, nats; None: 1e-2 (bf16), 1e-3 (fp16), 1e-5 (fp32)."""
     parity_top1: float = 0.98
     """Smallest part of positions at which both prefer the same token, 0 to 1."""

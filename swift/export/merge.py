@@ -97,7 +97,7 @@ def _plain(builder: Builder) -> nn.Module:
 
 
 def _forget_conversions_(model: Any) -> None:
-    """transformers (5.23) keeps the quantiser's changes of names after dequantising, and cannot save because of them."""
+    """transformers (5.23) keeps what the quantiser did to names after dequantising, and cannot save because of it."""
 
     def reversible(conversion: Any) -> bool:
         try:

@@ -128,11 +128,11 @@ def reference(tuned: Any, prompts: Sequence[Sequence[int]], *, precise: bool) ->
 
 
 @torch.no_grad()
-def compare(reference: Reference, merged: Any, *, kl: float, top1: float) -> Report:
+def compare(reference: Reference, merged: Any, *, kl: float | None, top1: float) -> Report:
     """Question the merged model and hold its answers against the reference.
 
     Args:
-        kl: largest mean divergence; that of the weights' data type counts if it is smaller.
+        kl: largest mean divergence; None takes that of the weights' data type.
         top1: smallest part of positions whose favourite is the reference's, or as good as tied with it there.
     """
     dtype = merged.dtype
@@ -145,7 +145,7 @@ def compare(reference: Reference, merged: Any, *, kl: float, top1: float) -> Rep
     agreed = (reference.logps.amax(-1) - favourite <= tie).float().mean().item()
     layer = max(worst, key=worst.__getitem__, default='')
     checks = (
-        Check('mean KL (nats)', divergence.mean().item(), min(kl, limit)),
+        Check('mean KL (nats)', divergence.mean().item(), limit if kl is None else kl),
         Check('top-1 agreement', agreed, top1, at_most=False),
         Check('merged layers, error / rounding', max(worst.values(), default=0.0), ROUNDINGS),
         Check('other tensors changed', float(len(strange)), 0.0),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from swift import models
 from swift.core import files
@@ -131,6 +131,24 @@ def test_a_quantised_base_is_merged_in_its_own_type(tmp_path):
     path = adapter(tmp_path / 'a', AutoModelForCausalLM.from_pretrained(base(tmp_path)))
     run(tmp_path, path, ModelArgs(model=str(tmp_path / 'base'), quant_method='bnb', quant_bits=4))
     same(tmp_path, path)
+
+
+@pytest.mark.parametrize('bits', [4, 8])
+def test_an_adapter_on_a_checkpoint_that_is_stored_quantised_is_merged_into_its_dequantised_weights(bits, tmp_path):
+    pytest.importorskip('bitsandbytes')
+    plain = tiny.folder(tmp_path / 'plain', hidden_size=64, intermediate_size=128)
+    config = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+    quantised = AutoModelForCausalLM.from_pretrained(plain, quantization_config=config, device_map='cpu')
+    quantised.save_pretrained(tmp_path / 'base')
+    tiny.tokenizer().save_pretrained(tmp_path / 'base')
+    path = adapter(tmp_path / 'a', quantised)
+    run(tmp_path, path)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / 'merged').eval()
+    assert 'quantization_config' not in json.loads((tmp_path / 'merged' / 'config.json').read_text())
+    wanted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / 'base'), path).eval()
+    ids = torch.arange(0, 400, 7)[None]
+    with torch.no_grad():
+        assert (merged(ids).logits - wanted(ids).logits).abs().max() < 0.02
 
 
 def test_an_output_folder_that_exists_is_replaced_only_when_told(tmp_path):

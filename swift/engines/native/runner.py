@@ -81,7 +81,7 @@ class Runner:
         inputs = {name: value.to(self.device) for name, value in inputs.items() if name in self._accepts}
         if 'logits_to_keep' in self._accepts:
             inputs['logits_to_keep'] = 1
-        return self.model(**inputs, **{self._cache_name: cache}, use_cache=True).logits[:, -1]
+        return self.model(**inputs, **{self._cache_name: cache}, use_cache=True).logits[:, -1].to(self.device)
 
     # --------------------------------------------------------------------------------------------------- adapters
     @property
