@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from functools import cache
 
 from swift.core import dist
@@ -31,6 +32,8 @@ def setup() -> None:
     handler.setFormatter(_Plain())
     logger.addHandler(handler)
     logger.propagate = False
+    logging.getLogger('bitsandbytes').setLevel(logging.ERROR)  # says at import that an optional kernel is missing
+    warnings.filterwarnings('ignore', category=FutureWarning, module='transformers')  # about calls peft makes
     wanted = os.environ.get('LOG_LEVEL', 'INFO').upper()
     logger.setLevel((wanted if wanted in LEVELS else 'INFO') if dist.is_first() else 'WARNING')
 
