@@ -81,9 +81,8 @@ def recommend(machine: Machine, size: Size, language: str = 'en', *, longest: in
     free = (gpu.memory if gpu and gpu.memory else machine.memory_free) * SAFE
     bf16 = machine.fast_bf16 or gpu is not None
     weights = size.parameters * (2 if bf16 else 4)
-    pack = next(
-        (n for n in PACKS if n <= (4096 if gpu else 1024) and weights + _activations(size, n) < free), PACKS[-1]
-    )
+    longest = min(longest, 4096 if gpu else 1024)
+    pack = next((n for n in PACKS if n <= longest and weights + _activations(size, n) < free), PACKS[-1])
     activations = _activations(size, pack)
     fits = RUNTIME + weights + activations < free
     facts = {
