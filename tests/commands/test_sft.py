@@ -94,13 +94,13 @@ def test_every_way_of_training_lowers_the_loss(world, tmp_path, case):
 
 
 def test_plain_text_is_trained_on_whole(world, tmp_path):
-    flags = '--max_length 32 --truncation_strategy split'.split()
+    flags = ['--max_length', '32', '--truncation_strategy', 'split']
     checkpoint = train(world, '--output_dir', tmp_path, *flags, main=pt_main, rows='text.jsonl')
     assert len(losses(checkpoint)) == 3
 
 
 def test_evaluation_keeps_the_best_and_writes_the_rows_that_were_cut_off(world, tmp_path):
-    flags = '--split_dataset_ratio 0.2 --save_steps 2 --save_total_limit 1'.split()
+    flags = ['--split_dataset_ratio', '0.2', '--save_steps', '2', '--save_total_limit', '1']
     checkpoint = train(world, '--output_dir', tmp_path, *flags, steps=6)
     run = checkpoint.parent
     records = [json.loads(line) for line in (run / 'logging.jsonl').read_text().splitlines()]
