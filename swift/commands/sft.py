@@ -255,6 +255,7 @@ def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
         gradient_checkpointing=bool(train.gradient_checkpointing),
         neftune_alpha=train.neftune_noise_alpha or 0.0,
         attn_impl=cfg.model.attn_impl,
+        kernel_check=train.kernel_check,
     )
 
 

@@ -10,23 +10,28 @@ Shapes: ``T`` tokens, ``N`` sequences, ``S`` supervised targets, ``V`` vocabular
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from swift.core.errors import ConfigError
+from swift.core.errors import ConfigError, NumericalError
 from swift.core.types import Batch, Builder, Objective, Outputs, Segments
 from swift.kernels import attention
 from swift.kernels.logprobs import target_logprobs
 
+logger = logging.getLogger(__name__)
+
 HALF = (torch.bfloat16, torch.float16)
+CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+"""Largest relative difference of the loss of the first batch between packed and separate sequences."""
 GROWTH_INTERVAL = 2000
 """Steps without overflow after which the fp16 loss scale doubles, as torch's GradScaler."""
 
@@ -42,6 +47,7 @@ class Settings:
     gradient_checkpointing: bool = False
     neftune_alpha: float = 0.0
     attn_impl: str | None = None  # 'eager': the plain path, one sequence at a time
+    kernel_check: Literal['fallback', 'refuse', 'off'] = 'fallback'  # when the first batch differs from the plain path
     tf32: bool | None = None
 
 
@@ -87,11 +93,13 @@ class TorchBackend:
         base = self.model.get_base_model() if hasattr(self.model, 'get_base_model') else self.model
         base.config.use_cache = False
         self._slices_logits = 'logits_to_keep' in inspect.signature(base.forward).parameters
+        self._base, self._plain_attention = base, base.config._attn_implementation
         self.unpacked_reason = (
             f'--attn_impl {self.settings.attn_impl} asks for the plain path'
             if self.settings.attn_impl == 'eager'
             else attention.install(base, self.settings.max_length)
         )
+        self._unchecked = self.unpacked_reason is None and self.settings.kernel_check != 'off'
         if self.settings.gradient_checkpointing:
             base.gradient_checkpointing_enable({'use_reentrant': False})
         if self._noise is not None:
@@ -119,6 +127,8 @@ class TorchBackend:
     # --------------------------------------------------------------------------------------------------- a step
     def forward_backward(self, micro: list[Batch], objective: Objective) -> dict[str, tuple[Tensor, Tensor]]:
         """Accumulate the gradient of sum(loss) / count over the micro-batches of one optimizer step."""
+        if self._unchecked:
+            self._compare_with_plain(micro[0])
         count = sum(objective.count(batch) for batch in micro)
         metrics: dict[str, tuple[Tensor, Tensor]] = {}
         for batch in micro:
@@ -184,6 +194,31 @@ class TorchBackend:
         elif self._good_steps % GROWTH_INTERVAL == 0:
             self.loss_scale *= 2
         return self.loss_scale >= 1.0
+
+    def _compare_with_plain(self, batch: Batch) -> None:
+        """Hold the packed forward of the first batch against one sequence at a time; fall back or refuse.
+
+        Raises:
+            NumericalError: they differ and ``kernel_check`` is ``refuse``.
+        """
+        self._unchecked = False
+        packed, weight = self.forward([batch])[0].logps, batch.weight.to(self.device)
+        self._base.set_attn_implementation(self._plain_attention)
+        self.unpacked_reason = 'the first batch is compared with the plain path'
+        plain = self.forward([batch])[0].logps
+        expected = float((weight * plain).sum())
+        difference = abs(float((weight * packed).sum()) - expected) / max(abs(expected), 1e-30)
+        text = f'packed and separate sequences of the first batch: losses differ by {difference:.1e}'
+        allowed = CHECK_TOLERANCE[self.model.dtype if self.settings.autocast is None else torch.bfloat16]
+        if difference <= allowed or not math.isfinite(expected):
+            self._base.set_attn_implementation(attention.NAME)
+            self.unpacked_reason = None
+            logger.info('%s (allowed %.0e)', text, allowed)
+        elif self.settings.kernel_check == 'refuse':
+            raise NumericalError(f'{text}, allowed {allowed:.0e}; --kernel_check fallback trains without packing')
+        else:
+            self.unpacked_reason = f'{text}, allowed {allowed:.0e}'
+            logger.warning('%s: going on one sequence at a time', self.unpacked_reason)
 
     # ------------------------------------------------------------------------------------------------- forward
     def _outputs(self, batch: Batch) -> Outputs:

@@ -210,3 +210,19 @@ def test_neftune_noise_is_sized_by_each_sequence_and_off_in_evaluation():
     assert float(noisy[0, :4].abs().max()) > 5.0 / (100 * 16) ** 0.5
     assert float(noisy[0, 4:].abs().max()) <= 5.0 / (100 * 16) ** 0.5
     assert torch.equal(noise(layer.eval(), (), embedded), embedded)
+
+
+def test_a_fast_path_that_is_wrong_is_found_on_the_first_batch(monkeypatch):
+    from swift.core.errors import NumericalError
+    from swift.kernels import attention
+
+    made, refusing = backend(dtype='float32'), backend(dtype='float32', kernel_check='refuse')
+    plain, right = gradients(backend(dtype='float32', attn_impl='eager'), [batch([0, 1, 2])])
+    monkeypatch.setattr(attention, '_sdpa', lambda q, k, v, *_: v.repeat_interleave(q.shape[1] // v.shape[1], 1))
+    loss, found = gradients(made, [batch([0, 1, 2])])
+    assert 'losses differ' in made.unpacked_reason
+    assert loss == pytest.approx(plain, rel=1e-6)
+    for name, grad in right.items():
+        torch.testing.assert_close(found[name], grad)
+    with pytest.raises(NumericalError, match='losses differ'):
+        gradients(refusing, [batch([0, 1, 2])])
