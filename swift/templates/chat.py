@@ -9,11 +9,10 @@ over to the user (GLM's ``<|user|>``), or else the tokenizer's eos, is put there
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import cached_property
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,122 +21,18 @@ from swift.core.errors import RowError
 from swift.core.types import ROLES, Encoded, Message, Sample
 from swift.templates import thinking
 from swift.templates.args import TemplateArgs
-from swift.templates.conversation import Conversation, Style
+from swift.templates.conversation import Conversation
 from swift.templates.fingerprint import digest
-from swift.templates.jinja import Renderer, Source
+from swift.templates.jinja import Source
+from swift.templates.reader import Reader
 from swift.templates.text import TextTemplate
-from swift.templates.tokens import Said, Tokenizer, Tokens
-from swift.templates.trace import Trace, Tracer
+from swift.templates.tokens import Said, Tokens
+from swift.templates.trace import Trace
 from swift.templates.truncate import Truncate
-from swift.templates.turns import PROBE, Turn, Turns
+from swift.templates.turns import Turn
 from swift.templates.weights import LossScale
 
-THINKING_PROBE = (*PROBE[:3], Message('assistant', '<think>\nLet me see.\n</think>\n\nNothing more.'))
 _NUMBER = {role: number for number, role in enumerate(ROLES)}
-_plainly = lambda text, message, kind: text
-
-
-class Reader:
-    """One chat template's source with all that is learnt about it."""
-
-    def __init__(
-        self, source: Source, tokenizer: Any, known: frozenset[int], variables: Mapping[str, Any], *, now: datetime
-    ):
-        self.source, self.variables = source, variables
-        self.renderer = Renderer(source, tokenizer.special_tokens_map, now=now)
-        self.tracer = Tracer(self.renderer)
-        self.tokenizer = Tokenizer(tokenizer, source.written)
-        self.style = self._style(variables)
-        self.turns = Turns(self.tracer, self.style, self.tokenizer, known)
-
-    def _style(self, variables: Mapping[str, Any]) -> Style:
-        """What the template understands, by trying: content as text, or in parts; reasoning left in the content, or
-        moved out of it if the template cannot cut it out itself but shows it elsewhere."""
-        style = Style.of(self.source)
-        if not self._shown(PROBE, style, variables):
-            parts = replace(style, parts=True)
-            style = parts if self._shown(PROBE, parts, variables) else style
-        cuts = any('</think>' in word for word in self.source.tests)
-        if (style.reasoning or style.blocks) and not cuts:
-            moved = replace(style, moves=True)
-            style = moved if 'reasoning' in self._shown(THINKING_PROBE, moved, variables) else style
-        return style
-
-    def _shown(self, messages: Sequence[Message], style: Style, variables: Mapping[str, Any]) -> set[str]:
-        """Kinds of text that the template shows of the last message."""
-        conversation = Conversation(messages, variables=variables)
-        try:
-            trace = self.tracer(lambda put: conversation.write(style, put), self._plain(conversation, style))
-        except RowError:
-            return set()
-        return {piece.field.kind for piece in trace.of(len(messages) - 1)}
-
-    def _plain(self, conversation: Conversation, style: Style, *, prompt: bool = False) -> str:
-        return self.renderer(**conversation.write(style, _plainly), prompt=prompt)
-
-    def render(self, conversation: Conversation, *, prompt: bool = False) -> str:
-        """The conversation as the checkpoint renders it.
-
-        Raises:
-            RowError: the template refuses it, fails on it, or does not show a tool.
-        """
-        text = self._plain(conversation, self.style, prompt=prompt)
-        for tool in conversation.tools:
-            name = tool.get('function', tool).get('name')
-            if name and name not in text:
-                raise RowError(f'the chat template does not show the tool {name!r}; the model would not know of it')
-        return text
-
-    def read(self, conversation: Conversation, *, prompt: bool = False) -> Trace:
-        """Who says what in the rendering of the conversation.
-
-        Raises:
-            RowError: as ``render``, or the origin of the text cannot be proven, or a tool call gets lost.
-        """
-        known, problem = self.style, None
-        for style in self._styles(conversation):
-            self.style = style
-            try:
-                text = self.render(conversation, prompt=prompt)
-                trace = self.tracer(lambda put: conversation.write(self.style, put), text, prompt=prompt)
-                _check_calls(trace, conversation)
-                return trace
-            except RowError as error:
-                problem = problem or error
-        self.style = known
-        raise problem
-
-    def suspects(self, conversation: Conversation) -> bool:
-        """True if only a trace can tell how the conversation is to be tokenised: it has control strings or calls."""
-        strings: list[str] = []
-        conversation.write(self.style, lambda text, message, kind: strings.append(text) or text)
-        called = any(message.tool_calls for message in conversation.messages)
-        return called or any(map(self.tokenizer.suspicious, strings))
-
-    def _styles(self, conversation: Conversation) -> Iterator[Style]:
-        """Ways to write the conversation: the one that worked last, and for tool calls the others."""
-        known = self.style
-        yield known
-        if any(message.tool_calls for message in conversation.messages):
-            for objects, named in product((True, False), (False, True)):
-                if (objects, named) != (known.objects, known.named):
-                    yield replace(known, objects=objects, named=named, ids=known.ids or named)
-
-
-def _check_calls(trace: Trace, conversation: Conversation) -> None:
-    """Refuse a rendering in which a call lost its name, or has arguments that are no JSON.
-
-    Raises:
-        RowError: naming the call.
-    """
-    for index, message in enumerate(conversation.messages):
-        shown = {p.field.text for p in trace.pieces if p.field and p.field.message == index and p.field.kind == 'name'}
-        for call in message.tool_calls:
-            in_id = call.id and call.name in call.id and call.id in trace.text
-            if call.name not in shown and not in_id and f'functions.{call.name}:' not in trace.text:
-                raise RowError(f'the chat template does not show the call of {call.name!r}; there is nothing to train')
-            if isinstance(call.arguments, Mapping) and call.arguments and repr(call.arguments) in trace.text:
-                raise RowError(f"the chat template shows the arguments of {call.name!r} as Python's, not as JSON")
 
 
 class ChatTemplate:

@@ -54,6 +54,11 @@ class Conversation:
     variables: Mapping[str, Any] = field(default_factory=dict)
     suspicious: Callable[[str], bool] = lambda text: False
 
+    @property
+    def calls(self) -> bool:
+        """True if a message calls a tool."""
+        return any(message.tool_calls for message in self.messages)
+
     def write(self, style: Style, put: Put) -> dict[str, Any]:
         """Arguments for a Renderer."""
         careful = lambda text: put(text, -1, 'other') if self.suspicious(text) else text

@@ -44,7 +44,7 @@ _SPACES_READABLE: dict[str, Callable[[str], slice]] = {
 _CODES = f'\\U{FIRST_CODE:08x}-\\U{LAST_CODE:08x}'
 _DATA = re.compile(f'[{_CODES}{SPACES}]+')
 _CODE = re.compile(f'[{_CODES}]')
-_NATIVE = re.compile(f'[{SPACES}]')
+STAND_IN = re.compile(f'[{SPACES}]')
 _MARK = re.compile(f'[{OPEN}{CLOSE}]')
 
 
@@ -80,17 +80,14 @@ class Piece:
 class Trace:
     """A rendering whose origin is proven. Between the pieces, the template speaks.
 
-    ``pieces`` are in order and do not overlap. ``coded`` is the proving rendering, ``claims`` are the pieces in its
-    characters, and ``arguments`` what it was rendered from. ``blocks`` are the ``{% generation %}`` blocks in
-    characters of ``text``, None if the template has none.
+    ``pieces`` are in order and do not overlap. ``blocks`` are the ``{% generation %}`` blocks in characters of
+    ``text``, None if the template has none. ``coded`` gives the renderer's arguments with the row's strings as codes.
     """
 
     text: str
     pieces: tuple[Piece, ...]
     blocks: tuple[tuple[int, int], ...] | None
-    coded: str
-    claims: tuple[Piece, ...]
-    arguments: Mapping[str, Any]
+    coded: Callable[[], Mapping[str, Any]]
 
     def of(self, message: int) -> list[Piece]:
         """The pieces of one message, without ids; a name counts where it is shown first."""
@@ -176,7 +173,7 @@ class Coder:
 
 
 class Tracer:
-    """Traces the conversations of one template, and remembers which of its habits need which rung."""
+    """Traces the conversations of one template. What it says of a row depends on no other row."""
 
     def __init__(self, renderer: Renderer):
         self.renderer = renderer
@@ -193,8 +190,18 @@ class Tracer:
             Rung(words, 'all', answers_only=False),
             Rung(every, 'all', answers_only=False),
         )
-        self._habits: set[str] = set()  # strings that once made the first rung fail
-        self._started: dict[frozenset[str], int] = {}  # habits in a row -> the rung that worked last
+        self.words = words
+        self._habits: frozenset[str] = frozenset()
+        self._first = 0
+
+    def begin_like(self, write: Callable[[Put], dict[str, Any]], text: str) -> None:
+        """For rows with the same words that the template looks for, begin with the rung that proves this one."""
+        strings, answers = _strings(write)
+        for number, rung in enumerate(self.rungs):
+            if self._try(write, text, Coder(rung, answers), prompt=False):
+                self._habits = frozenset(word for word in self.words if any(word in string for string in strings))
+                self._first = number
+                return
 
     def __call__(self, write: Callable[[Put], dict[str, Any]], text: str, *, prompt: bool = False) -> Trace:
         """Prove where ``text`` comes from.
@@ -207,28 +214,20 @@ class Tracer:
         Raises:
             RowError: no rung gives a coded rendering that agrees with ``text``.
         """
-        strings: list[str] = []
-        messages = write(lambda string, message, kind: strings.append(string) or string)['messages']
-        answers = frozenset(i for i, message in enumerate(messages) if message['role'] == 'assistant')
-        start = self._started.get(self._habits_in(strings), 0)
-        native = any(map(_NATIVE.search, strings))
-        for number in (*range(start, len(self.rungs)), *range(start)):
-            rung = self.rungs[number]
-            traced = self._try(write, text, Coder(rung, answers, native=native), prompt)
+        strings, answers = _strings(write)
+        native = any(map(STAND_IN.search, strings))
+        alike = self._habits and all(any(word in string for string in strings) for word in self._habits)
+        start = self._first if alike else 0
+        for rung in (*self.rungs[start:], *self.rungs[:start]):
+            traced = self._try(write, text, Coder(rung, answers, native=native), prompt=prompt)
             if traced:
-                if number != start:
-                    self._habits.update(word for word in rung.keep if any(word in string for string in strings))
-                    self._started[self._habits_in(strings)] = number
                 return traced
         raise RowError(
             'cannot prove which part of the rendering is the answer: the chat template changes the text of messages '
             'in a way that depends on the text'
         )
 
-    def _habits_in(self, strings: Sequence[str]) -> frozenset[str]:
-        return frozenset(word for word in self._habits if any(word in string for string in strings))
-
-    def _try(self, write: Callable[[Put], dict[str, Any]], text: str, coder: Coder, prompt: bool) -> Trace | None:
+    def _try(self, write: Callable[[Put], dict[str, Any]], text: str, coder: Coder, *, prompt: bool) -> Trace | None:
         arguments = write(coder)
         try:
             coded = self.renderer(**arguments, prompt=prompt, coded=True)
@@ -240,7 +239,14 @@ class Tracer:
         if pieces is None:
             return None
         blocks = _blocks(marks, claims, pieces) if self.renderer.source.marks_generation else None
-        return Trace(text, tuple(pieces), blocks, coded, tuple(claims), arguments)
+        return Trace(text, tuple(pieces), blocks, lambda: arguments)
+
+
+def _strings(write: Callable[[Put], dict[str, Any]]) -> tuple[list[str], frozenset[int]]:
+    """The strings of a row, and the numbers of the assistant's messages."""
+    strings: list[str] = []
+    messages = write(lambda string, message, kind: strings.append(string) or string)['messages']
+    return strings, frozenset(number for number, message in enumerate(messages) if message['role'] == 'assistant')
 
 
 def gap_after_data(coded: str) -> str:

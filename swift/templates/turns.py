@@ -69,7 +69,7 @@ class Turns:
     def __init__(self, tracer: Tracer, style: Style, tokenizer: Tokenizer, known: frozenset[int]):
         self.renderer: Renderer = tracer.renderer
         self.endings = learn_endings(tracer, style, tokenizer, known)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._parts = tokenizer, style.parts
         self._headers: dict[Any, str | None] = {}
         self._handovers: dict[bool, int | None] = {}
 
@@ -129,7 +129,8 @@ class Turns:
 
         It is what the template says there if the conversation ends with the call.
         """
-        arguments = {**trace.arguments, 'messages': trace.arguments['messages'][: index + 1]}
+        coded = trace.coded()
+        arguments = {**coded, 'messages': coded['messages'][: index + 1]}
         try:
             alone = gap_after_data(self.renderer(**arguments, coded=True))
         except RowError:
@@ -166,10 +167,15 @@ class Turns:
         """
         called = trace.of(turn.message)[-1].field.kind in ('call', 'name')
         if called not in self._handovers:
-            said = {'role': 'tool' if called else 'user', 'content': _ANSWER}
-            arguments = {**trace.arguments, 'messages': [*trace.arguments['messages'], said]}
+            coded = trace.coded()
+            said = self._message('tool' if called else 'user')
+            arguments = {**coded, 'messages': [*coded['messages'], said]}
             self._handovers[called] = self._following(arguments, trace.text[trace.pieces[-1].end :])
         return self._handovers[called]
+
+    def _message(self, role: str) -> dict[str, Any]:
+        """A message that says ``_ANSWER``."""
+        return {'role': role, 'content': [{'type': 'text', 'text': _ANSWER}] if self._parts else _ANSWER}
 
     def _following(self, arguments: dict[str, Any], glue: str) -> int | None:
         try:
@@ -221,10 +227,10 @@ class Turns:
         ``prompt``: by its generation prompt, None if it has none. ``answer``: by rendering a plain answer. Both depend
         on the messages' shapes, not on their words, and are remembered by shape; ``written.startswith`` checks them.
         """
-        key = (kind, *map(_shape, messages[:index]), repr(trace.arguments['variables']), bool(trace.arguments['tools']))
+        coded = trace.coded()
+        key = (kind, *map(_shape, messages[:index]), repr(coded['variables']), bool(coded['tools']))
         if key not in self._headers:
-            arguments = {**trace.arguments, 'messages': trace.arguments['messages'][:index]}
-            self._headers[key] = self._rendered_header(arguments, kind)
+            self._headers[key] = self._rendered_header({**coded, 'messages': coded['messages'][:index]}, kind)
         return self._headers[key]
 
     def _rendered_header(self, arguments: dict[str, Any], kind: str) -> str | None:
@@ -232,8 +238,8 @@ class Turns:
             if kind == 'prompt':
                 prompted, plain = (self.renderer(**arguments, prompt=prompt, coded=True) for prompt in (True, False))
                 return gap_after_data(prompted) if prompted != plain else None
-            answer = {'role': 'assistant', 'content': _ANSWER}
-            coded = self.renderer(**{**arguments, 'messages': [*arguments['messages'], answer]}, coded=True)
+            messages = [*arguments['messages'], self._message('assistant')]
+            coded = self.renderer(**{**arguments, 'messages': messages}, coded=True)
             return gap_after_data(coded.partition(_ANSWER)[0]) if _ANSWER in coded else None
         except RowError:
             return None

@@ -1,0 +1,110 @@
+"""The shortcut for plain conversations: the second rendering of ``trace.py`` once per shape instead of once per row.
+
+Of a plain conversation (system, questions and answers as text, nothing at the edges to trim, and none of the words that
+the template looks for) a template can only tell the roles. So what it writes between the messages is learnt from one
+traced row of a shape. A later row of this shape must be exactly these words with its own messages between them; if it
+is not, it is traced like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from swift.templates.conversation import Conversation, Style
+from swift.templates.trace import STAND_IN, Coder, Field, Piece, Rung, Trace, Tracer
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """``words[0]``, message ``order[0]``, ``words[1]``, ... ``words[-1]``.
+
+    ``blocks`` are generation blocks, each edge as (number of the words, characters into them).
+    """
+
+    words: tuple[str, ...]
+    order: tuple[int, ...]
+    blocks: tuple[tuple[tuple[int, int], tuple[int, int]], ...] | None
+
+
+class Outlines:
+    """The outlines of one template."""
+
+    def __init__(self, tracer: Tracer):
+        self._tracer = tracer
+        self._known: dict[Any, Outline | None] = {}
+
+    def __call__(self, conversation: Conversation, style: Style, text: str) -> Trace | None:
+        """The trace of ``text``, if the outline of its shape is known and fits to the last character."""
+        outline = self._known.get(self._shape(conversation, style))
+        if outline is None:
+            return None
+        contents = [conversation.messages[number].content for number in outline.order]
+        if text != ''.join(part for pair in zip(outline.words, [*contents, ''], strict=True) for part in pair):
+            return None
+        pieces, starts, at = [], [], 0
+        for words, number, content in zip(outline.words, outline.order, contents, strict=False):
+            starts.append(at)
+            at += len(words)
+            size = len(content)
+            pieces.append(Piece(at, at + size, Field(number, 'content', content, '', number), 0, size))
+            at += size
+        starts.append(at)
+        blocks = outline.blocks
+        if blocks is not None:
+            blocks = tuple((starts[i] + a, starts[j] + b) for (i, a), (j, b) in blocks)
+        return Trace(text, tuple(pieces), blocks, lambda: conversation.write(style, Coder(Rung())))
+
+    def learn(self, conversation: Conversation, style: Style, trace: Trace) -> None:
+        """Remember the outline of a traced conversation, or that its shape has none."""
+        shape = self._shape(conversation, style)
+        if shape is not None and shape not in self._known:
+            self._known[shape] = _outline(trace)
+
+    def _shape(self, conversation: Conversation, style: Style) -> Any:
+        """What a template can tell of a plain conversation; None for one that is not plain."""
+        messages = conversation.messages
+        for message in messages:
+            content = message.content
+            if not content or content[0].isspace() or content[-1].isspace() or message.role == 'tool':
+                return None
+            if message.reasoning is not None or message.tool_calls or message.name:
+                return None
+        if conversation.tools:
+            return None
+        everything = '\0'.join(message.content for message in messages)
+        if STAND_IN.search(everything) or any(word in everything for word in self._tracer.words):
+            return None
+        return style, repr(conversation.variables), tuple(message.role for message in messages)
+
+
+def _outline(trace: Trace) -> Outline | None:
+    """The outline of a trace that shows every message at most once, and whole."""
+    words, order, starts, at = [], [], [], 0
+    for piece in trace.pieces:
+        field = piece.field
+        if field is None or field.kind != 'content' or (piece.first, piece.last) != (0, len(field.text)):
+            return None
+        words.append(trace.text[at : piece.start])
+        starts.append(at)
+        order.append(field.message)
+        at = piece.end
+    words.append(trace.text[at:])
+    starts.append(at)
+    if len(set(order)) < len(order):
+        return None
+    blocks = trace.blocks
+    if blocks is not None:
+        edges = [tuple(_place(edge, starts, words) for edge in block) for block in blocks]
+        if any(None in block for block in edges):
+            return None
+        blocks = tuple(edges)
+    return Outline(tuple(words), tuple(order), blocks)
+
+
+def _place(edge: int, starts: list[int], words: list[str]) -> tuple[int, int] | None:
+    """A place in the text as (number of the words, characters into them); None inside a message."""
+    for number, (start, said) in enumerate(zip(starts, words, strict=True)):
+        if start <= edge <= start + len(said):
+            return number, edge - start
+    return None
