@@ -64,7 +64,7 @@ enough_space() { # KILOBYTES: stop if the disk has less
 
 # --------------------------------------------------------------------------------------------------------- installing
 logged() { # TITLE COMMAND...: run with the output in the log and one live line; returns the command's status
-    local title=$1 start=$SECONDS next=20 status=0 turn=0
+    local title=$1 start=$SECONDS next=20 status=0 turn=0 wheel="|/-\\"
     shift
     printf '\n>>> %s\n' "$*" >>"$LOG"
     "$@" >>"$LOG" 2>&1 </dev/null &
@@ -73,8 +73,8 @@ logged() { # TITLE COMMAND...: run with the output in the log and one live line;
         sleep 0.3
         if [[ -t 1 ]]; then
             turn=$(((turn + 1) % 4))
-            printf '\r\e[K  %s %s  %ss  %s' "${BOLD}$(printf '%s' '|/-\' | cut -c$((turn + 1)))${PLAIN}" "$title" \
-                $((SECONDS - start)) "$(tail -n 1 "$LOG" | tr -d '\r' | cut -c 1-60)"
+            printf '\r\e[K  %s %s  %ss  %s' "$BOLD${wheel:turn:1}$PLAIN" "$title" $((SECONDS - start)) \
+                "$(tail -n 1 "$LOG" | tr -d '\r' | cut -c 1-60)"
         elif ((SECONDS - start >= next)); then
             printf '  ... %s %ss\n' "$title" $((SECONDS - start))
             next=$((next + 20))
