@@ -37,7 +37,7 @@ class Chat:
         engine: TransformersEngine,
         config: RequestConfig,
         *,
-        read: Callable[[str], str] = input,
+        read: Callable[[str], str] = lambda prompt: input(prompt),
         write: Callable[[str], None] = lambda text: print(text, end='', flush=True),
         keep: Callable[[list[dict[str, Any]], str], None] = lambda messages, answer: None,
     ):

@@ -28,7 +28,9 @@ from swift.core.log import say
 
 PREFIX = 'base_model.model.'
 PROBES = 16  # vectors through each layer
-LONGEST = 256  # tokens of a prompt that are compared
+LONGEST = 512  # tokens of a prompt that are read
+KEPT = 96  # last positions of a prompt that are compared
+POSITIONS = 1024  # of all prompts: their distributions stay in memory while the models change places
 
 Prompts = Callable[[Any], Sequence[Sequence[int]]]
 """Token ids to compare on, by a tokenizer."""
@@ -48,7 +50,7 @@ class Reference:
     """What the unmerged model says: kept while the merged one takes its place in memory."""
 
     prompts: list[list[int]]
-    logps: Tensor  # fp32 [T, V], on the CPU
+    logps: list[Tensor]  # of each prompt, fp32 [T, V], on the CPU
     effect: float  # mean KL of the base without the adapter: what the adapter changes
     outputs: dict[str, Tensor | None]  # layer name -> its answers to the probes, fp32
     digests: dict[str, bytes]  # every other tensor
@@ -112,7 +114,7 @@ def reference(tuned: Any, prompts: Sequence[Sequence[int]], *, precise: bool) ->
         tuned: wrapped by peft, not merged; unchanged afterwards.
         precise: compute in fp32 whatever the weights are; needs the memory for it.
     """
-    prompts = [list(prompt)[:LONGEST] for prompt in prompts]
+    prompts = _fitting(prompts)
     layers = dict(_tuned_layers(tuned))
     digests = {
         name.removeprefix(PREFIX): _digest(value)
@@ -121,10 +123,10 @@ def reference(tuned: Any, prompts: Sequence[Sequence[int]], *, precise: bool) ->
     }
     outputs = {name: _probe(layer) for name, layer in layers.items()}
     with _in_fp32(tuned, precise):
-        logps = _logps(tuned, prompts)
+        logps = [_logps(tuned, prompt) for prompt in prompts]
         with tuned.disable_adapter():
-            effect = _kl(logps, _logps(tuned, prompts)).mean().item()
-    return Reference(prompts, logps, effect, outputs, digests, precise)
+            effect = torch.cat([_kl(p, _logps(tuned, prompt)) for p, prompt in zip(logps, prompts, strict=True)])
+    return Reference(prompts, logps, effect.mean().item(), outputs, digests, precise)
 
 
 @torch.no_grad()
@@ -138,11 +140,8 @@ def compare(reference: Reference, merged: Any, *, kl: float | None, top1: float)
     dtype = merged.dtype
     limit, tie, unit = LIMITS.get(dtype, LIMITS[torch.bfloat16])
     worst, strange = _compare_weights(reference, merged, unit)
-    with _in_fp32(merged, reference.precise):
-        logps = _logps(merged, reference.prompts)
-    divergence = _kl(reference.logps, logps)  # [T]
-    favourite = reference.logps.gather(-1, logps.argmax(-1, keepdim=True)).squeeze(-1)
-    agreed = (reference.logps.amax(-1) - favourite <= tie).float().mean().item()
+    divergence, lost = _compare_prompts(reference, merged)
+    agreed = (lost <= tie).float().mean().item()
     layer = max(worst, key=worst.__getitem__, default='')
     checks = (
         Check('mean KL (nats)', divergence.mean().item(), limit if kl is None else kl),
@@ -181,11 +180,35 @@ def show(report: Report) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- prompts
-def _logps(model: Any, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """log p of the next token after every position, fp32 [T, V]."""
+def _fitting(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """As many prompts, cut to LONGEST, as POSITIONS allow; at least one."""
+    out: list[list[int]] = []
+    room = POSITIONS
+    for prompt in prompts:
+        if out and room < min(len(prompt), KEPT):
+            break
+        out.append(list(prompt[:LONGEST]))
+        room -= min(len(prompt), KEPT)
+    return out
+
+
+def _logps(model: Any, prompt: Sequence[int]) -> Tensor:
+    """log p of the next token after each of the last positions, fp32 [T, V]."""
     device = model.get_input_embeddings().weight.device
-    parts = [model(input_ids=torch.tensor([prompt], device=device)).logits[0] for prompt in prompts]
-    return torch.cat([part.float().cpu() for part in parts]).log_softmax(-1)
+    logits = model(input_ids=torch.tensor([prompt], device=device)).logits[0, -KEPT:]
+    return logits.float().cpu().log_softmax(-1)
+
+
+def _compare_prompts(reference: Reference, merged: Any) -> tuple[Tensor, Tensor]:
+    """Per position of all prompts: the divergence, and how much less likely the new favourite was than the old one."""
+    divergence, lost = [], []
+    with _in_fp32(merged, reference.precise):
+        for prompt, p in zip(reference.prompts, reference.logps, strict=True):
+            q = _logps(merged, prompt)
+            favourite = q.nan_to_num(nan=float('-inf')).argmax(-1, keepdim=True)
+            divergence.append(_kl(p, q))
+            lost.append(p.amax(-1) - p.gather(-1, favourite).squeeze(-1))
+    return torch.cat(divergence), torch.cat(lost)
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:

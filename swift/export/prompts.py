@@ -42,12 +42,10 @@ def make(tokenizer: Any, info: ModelInfo, args: TemplateArgs, *, rows: Path | No
         rows: a run's ``val_dataset.jsonl``; rows that cannot be read are passed over, it is only a sample.
     """
     template = templates.make(tokenizer, info, args)
-    out = []
+    out = list(islice(_encoded(template, rows), ROWS)) if rows is not None and rows.is_file() else []
     for question, answer in PAIRS:
         ids = template.prompt([Message('user', question)])
         out.append([*ids, *tokenizer(answer, add_special_tokens=False)['input_ids']])
-    if rows is not None and rows.is_file():
-        out += islice(_encoded(template, rows), ROWS)
     return out
 
 

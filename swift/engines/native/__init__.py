@@ -7,7 +7,7 @@ runner.py     prefill, decode             the model's forward pass;  adapters.py
 cache.py      select, trim, join          rows of the KV cache
 sample.py     choose                      logits become tokens
 answer.py     accept                      a token joins its answer;  text.py  tokens become text
-api.py        TransformersEngine          messages in, chat completions out
+api.py        TransformersEngine          messages in, chat completions out;  chat.py  the words of that API
 """
 
 from typing import Any

@@ -106,6 +106,8 @@ def _do(call: tuple[Callable, Future] | None) -> bool:
     function, future = call
     try:
         future.set_result(function())
-    except Exception as error:
+    except BaseException as error:
         future.set_exception(error)
+        if not isinstance(error, Exception):
+            raise
     return True
