@@ -109,7 +109,8 @@ def explained(path: Path, need: int = 0, *, foreign: bool = False) -> Iterator[N
 
 def _disk_message(path: Path, number: int, need: int) -> str:
     existing = next(each for each in (path, *path.absolute().parents) if each.exists())
-    free = shutil.disk_usage(existing).free
+    unfinished = [each for temp in path.parent.glob(f'{TEMP}{path.name}-*') for each in temp.rglob('*')]
+    free = shutil.disk_usage(existing).free + sum(each.stat().st_blocks * 512 for each in unfinished)
     needed = f'{need:,} bytes needed, ' if need else ''
     return (
         f'{path}: {os.strerror(number)} ({needed}{free:,} bytes free). What was saved before is intact; '
