@@ -42,8 +42,9 @@ def skip(journal: Path, step: int, micro: list[Batch], *, loss: float, grad_norm
     if in_a_row >= LIMIT:
         raise NumericalError(
             f'{in_a_row} steps in a row had no finite loss or gradient (the last: step {step}, {cause}). Their rows '
-            f'are listed in {journal}. Every checkpoint is sound: look at those rows with `swift inspect`, train in '
-            '--torch_dtype bfloat16 or float32, or go on with a lower --learning_rate and --resume_changed allow'
+            f'are listed in {journal}. No checkpoint was written since they began: look at those rows with `swift '
+            'inspect`, train in --torch_dtype bfloat16 or float32, or go on from the last checkpoint with a lower '
+            '--learning_rate and --resume_changed allow'
         )
 
 

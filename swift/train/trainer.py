@@ -130,7 +130,7 @@ class Trainer:
                 self._report()
             if self._due(self.pace.evaluate) and self.at.step >= self.pace.evaluate_after:
                 self._evaluate()
-            if self._due(self.pace.save):
+            if self._due(self.pace.save) and not self.at.skipped_in_a_row:  # a model that may be lost replaces none
                 self._save()
             self.signals.obey(self._save)
             if self.pace.early_stop and self.at.evaluations_without_gain >= self.pace.early_stop:

@@ -13,7 +13,7 @@ import torch
 
 from swift.core import files
 from swift.core.errors import ConfigError, CorruptError, DiskError, Interrupted, LockedError, NumericalError
-from swift.train import checkpoint, resume
+from swift.train import checkpoint, resume, state
 from tests.chaos import disk, world
 
 
@@ -274,15 +274,18 @@ def test_one_step_without_a_finite_loss_is_skipped_and_not_reported_as_a_success
     assert world.records(run)[-1]['step'] == 6
 
 
-def test_skipped_steps_leave_the_weights_as_they_were(tmp_path):
+def test_skipped_steps_leave_the_weights_as_they_were_and_replace_no_checkpoint(tmp_path):
     run = tmp_path / 'run'
-    before = world.weights(world.backend(damage=poisoned))
-    with pytest.raises(NumericalError):
-        world.train(run, steps=20, save=3, damage=poisoned)
-    from swift.train import state
+    models = []
 
-    tensors, data = state.read(checkpoint.newest(run) / 'state')
-    assert data['progress']['skipped'] == 9
-    for name, value in before.items():
-        if name.startswith('param/') and 'lora_B' in name:
-            assert tensors[f'backend/{name}'].numpy().tobytes() == value
+    def poison_step_five(step):
+        if step == 4:
+            poisoned(models[0])
+
+    with pytest.raises(NumericalError):
+        world.train(run, steps=20, damage=models.append, during=poison_step_five)
+    assert [checkpoint.step_of(each) for each in checkpoint.listed(run)] == [2, 4]
+    saved, _ = state.read(run / 'checkpoint-4' / checkpoint.STATE)
+    for name, parameter in models[0].named_parameters():
+        if parameter.requires_grad:
+            assert torch.equal(saved[f'backend/param/{name}'], parameter), name
