@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +64,7 @@ class Scheduler:
         self.groups: list[Group] = []
         self.tickets: dict[str, Ticket] = {}
         self.heartbeat = time.monotonic()  # when the last step ended
-        self.counts = dict.fromkeys(
+        self.counts: dict[str, int] = dict.fromkeys(
             ('accepted', 'finished', 'aborted', 'failed', 'prompt_tokens', 'answer_tokens', 'steps'), 0
         )
         self._decode_ids = decode
@@ -235,7 +236,7 @@ class Scheduler:
                 self.fail(answer.ticket, _explained(error))
 
     # ------------------------------------------------------------------------------------------------------- rows
-    def _keep_open(self, group: Group, ended: set[Answer] = frozenset()) -> None:
+    def _keep_open(self, group: Group, ended: AbstractSet[Answer] = frozenset()) -> None:
         """Take the rows of answers that ended, failed or were aborted out of the cache."""
         rows = [i for i, answer in enumerate(group.answers) if not answer.ticket.closed and answer not in ended]
         if len(rows) == len(group.answers):
