@@ -254,8 +254,9 @@ def test_a_lock_ends_with_its_process_even_when_a_forked_worker_lives_on(tmp_pat
         'from pathlib import Path\n'
         'from swift.core import files\n'
         'lock = files.lock(Path(sys.argv[1])); lock.__enter__()\n'
-        'if os.fork() == 0: time.sleep(60)\n'
-        'print("locked", flush=True); os.kill(os.getpid(), 9)\n'
+        'told, tells = os.pipe()\n'
+        'if os.fork() == 0: os.write(tells, b"forked"); time.sleep(60)\n'
+        'os.read(told, 6); print("locked", flush=True); os.kill(os.getpid(), 9)\n'
     )
     child = subprocess.Popen(
         [sys.executable, '-c', program, tmp_path], stdout=subprocess.PIPE, text=True, start_new_session=True
