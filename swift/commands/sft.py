@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from swift.core.types import Builder
     from swift.data.source import Source
-    from swift.parallel.torch import Settings, TorchBackend
+    from swift.parallel.one_device import Settings, TorchBackend
     from swift.train.signals import Signals
     from swift.train.track import Tracker
     from swift.train.trainer import Pace
@@ -211,7 +211,7 @@ def _better(cfg: SftConfig) -> Any:
 # ----------------------------------------------------------------------------------------------------------- model
 def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
     """The model in memory with its tuner, optimizer and schedule."""
-    from swift.parallel.torch import TorchBackend
+    from swift.parallel.one_device import TorchBackend
     from swift.train import optim, schedule
     from swift.tuners import TUNERS
 
@@ -243,7 +243,7 @@ def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
 
 
 def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
-    from swift.parallel.torch import Settings
+    from swift.parallel.one_device import Settings
 
     train = cfg.train
     wanted = 'bfloat16' if train.bf16 else 'float16' if train.fp16 else None

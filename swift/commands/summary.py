@@ -14,7 +14,7 @@ from swift.core.log import get_logger, say
 if TYPE_CHECKING:
     from swift.commands.prepare import Prepared
     from swift.core.types import ModelInfo
-    from swift.parallel.torch import TorchBackend
+    from swift.parallel.one_device import TorchBackend
     from swift.train.trainer import Pace, Progress
 
 logger = get_logger(__name__)

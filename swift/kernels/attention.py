@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from swift.core.types import Segments
 
@@ -123,12 +123,12 @@ def _mask(length: int, causal: bool, window: int | None, device: torch.device) -
 AttentionInterface.register(NAME, packed_attention)
 
 
-def install(model: nn.Module, max_length: int) -> str | None:
+def install(model: PreTrainedModel, max_length: int) -> str | None:
     """Make ``model`` use packed attention for rows of up to ``max_length`` tokens.
 
     Returns None, or why the model cannot pack; then it is left with the attention it came with.
     """
-    before = model.config._attn_implementation
+    before = model.config._attn_implementation or 'eager'
     reason = _long_range(model, max_length)
     if reason is None:
         with _evaluating(model), torch.no_grad():
@@ -138,7 +138,7 @@ def install(model: nn.Module, max_length: int) -> str | None:
     return reason
 
 
-def _long_range(model: nn.Module, max_length: int) -> str | None:
+def _long_range(model: PreTrainedModel, max_length: int) -> str | None:
     """Attention patterns that only show beyond a length the probe does not reach."""
     config = model.config.get_text_config()
     chunk = getattr(config, 'attention_chunk_size', None)
@@ -147,7 +147,7 @@ def _long_range(model: nn.Module, max_length: int) -> str | None:
     return None
 
 
-def _probe(model: nn.Module, before: str) -> str | None:
+def _probe(model: PreTrainedModel, before: str) -> str | None:
     """Two packed segments against two calls, and a change of the first that must not reach the second."""
     device, vocabulary = next(model.parameters()).device, model.config.get_text_config().vocab_size
     ids = (torch.arange(23, device=device) * 7919 + 13) % vocabulary
@@ -169,7 +169,7 @@ def _probe(model: nn.Module, before: str) -> str | None:
     return None
 
 
-def _packed_logits(model: nn.Module, *parts: Tensor) -> Tensor:
+def _packed_logits(model: PreTrainedModel, *parts: Tensor) -> Tensor:
     lengths = tuple(len(part) for part in parts)
     positions = torch.cat([torch.arange(n, device=parts[0].device) for n in lengths])
     return model(

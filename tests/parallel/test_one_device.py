@@ -8,7 +8,7 @@ import torch
 
 from swift.core.types import Batch, Builder, ModelInfo, Segments
 from swift.objectives import OBJECTIVES
-from swift.parallel.torch import Settings, TorchBackend
+from swift.parallel.one_device import Settings, TorchBackend
 from swift.train import optim
 from swift.tuners.args import TunerArgs
 from swift.tuners.lora import attach
@@ -199,7 +199,7 @@ def test_fp16_halves_its_loss_scale_on_overflow_and_goes_on():
 
 
 def test_neftune_noise_is_sized_by_each_sequence_and_off_in_evaluation():
-    from swift.parallel.torch import Neftune
+    from swift.parallel.one_device import Neftune
 
     noise = Neftune(5.0)
     noise.segments = Segments((4, 100))

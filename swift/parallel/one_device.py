@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
+from transformers import PreTrainedModel
 
 from swift.core.errors import ConfigError, NumericalError
 from swift.core.types import Batch, Builder, Objective, Outputs, Segments
@@ -90,10 +91,11 @@ class TorchBackend:
 
     # ------------------------------------------------------------------------------------------------- building
     def _prepare_model(self) -> None:
-        base = self.model.get_base_model() if hasattr(self.model, 'get_base_model') else self.model
+        unwrap: Any = getattr(self.model, 'get_base_model', None)  # a peft model has one
+        base = cast(PreTrainedModel, unwrap() if unwrap else self.model)
         base.config.use_cache = False
         self._slices_logits = 'logits_to_keep' in inspect.signature(base.forward).parameters
-        self._base, self._plain_attention = base, base.config._attn_implementation
+        self._base, self._plain_attention = base, base.config._attn_implementation or 'eager'
         self.unpacked_reason = (
             f'--attn_impl {self.settings.attn_impl} asks for the plain path'
             if self.settings.attn_impl == 'eager'
@@ -103,7 +105,7 @@ class TorchBackend:
         if self.settings.gradient_checkpointing:
             base.gradient_checkpointing_enable({'use_reentrant': False})
         if self._noise is not None:
-            self.model.get_input_embeddings().register_forward_hook(self._noise)
+            base.get_input_embeddings().register_forward_hook(self._noise)
         self.model.train()
 
     def _collect_gradients(self) -> None:
@@ -209,7 +211,7 @@ class TorchBackend:
         expected = float((weight * plain).sum())
         difference = abs(float((weight * packed).sum()) - expected) / max(abs(expected), 1e-30)
         text = f'packed and separate sequences of the first batch: losses differ by {difference:.1e}'
-        allowed = CHECK_TOLERANCE[self.model.dtype if self.settings.autocast is None else torch.bfloat16]
+        allowed = CHECK_TOLERANCE[self._base.dtype if self.settings.autocast is None else torch.bfloat16]
         if difference <= allowed or not math.isfinite(expected):
             self._base.set_attn_implementation(attention.NAME)
             self.unpacked_reason = None
