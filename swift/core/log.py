@@ -34,6 +34,7 @@ def setup() -> None:
     logger.propagate = False
     logging.getLogger('bitsandbytes').setLevel(logging.ERROR)  # says at import that an optional kernel is missing
     warnings.filterwarnings('ignore', category=FutureWarning, module='transformers')  # about calls peft makes
+    warnings.filterwarnings('ignore', message='.*gemv_4bit')  # it has nothing to propagate: inputs without gradient
     wanted = os.environ.get('LOG_LEVEL', 'INFO').upper()
     logger.setLevel((wanted if wanted in LEVELS else 'INFO') if dist.is_first() else 'WARNING')
 
