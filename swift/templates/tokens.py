@@ -114,6 +114,14 @@ class Tokenizer:
         heads = {token.content[0] for id, token in added.items() if self._never[id] and token.content}
         self._heads = re.compile('[' + re.escape(''.join(sorted(heads))) + ']') if heads else re.compile('(?!)')
 
+    def _spells(self, id: int, text: str) -> bool:
+        """True if an added token stands for its own name; ``<unk>`` may stand for any character, a byte for a part."""
+        name = self._backend.id_to_token(id)
+        if text == name:
+            return True
+        normalizer = self._backend.normalizer
+        return normalizer is not None and normalizer.normalize_str(text) == normalizer.normalize_str(name)
+
     def special(self, id: int) -> bool:
         """True for a token that no answer may hold as text."""
         return bool(self._never_answer[id])
@@ -159,7 +167,7 @@ class Tokenizer:
         for token in np.flatnonzero(self._added[ids]).tolist():
             id = int(ids[token])
             start, end = _core(text, *encoding.token_to_chars(token))
-            if start >= end:
+            if start >= end or not self._spells(id, text[start:end]):
                 continue
             number = bisect_right(starts, end - 1) - 1
             part = said[number] if number >= 0 and said[number].end > start else None
@@ -189,20 +197,19 @@ class Tokenizer:
         for start, end, tokens in _stretches(self._added[ids], offsets, len(text)):
             if any(start < b and a < end for a, b in found):
                 plain = self._plain(start).encode(text[start:end], add_special_tokens=False)
-                self._check(plain.ids, text[start:end])
+                self._check(plain, text[start:end])
                 parts.extend(plain.ids, [(a + start, b + start) for a, b in plain.offsets])
             else:
                 parts.extend(all_ids[tokens], offsets[tokens])
         return Tokens(np.array(parts.ids, dtype=np.int32), tuple(controls), parts)
 
-    def _check(self, ids: Sequence[int], text: str) -> None:
-        stubborn = [id for id in ids if self._added[id] and self._never[id]]
-        if stubborn:
-            name = self._backend.id_to_token(stubborn[0])
-            raise RowError(
-                f'the row says {name!r}, which this tokenizer cannot write without its control token '
-                f'({text[:40]!r}...); change the row'
-            )
+    def _check(self, plain: Any, text: str) -> None:
+        for id, (start, end) in zip(plain.ids, plain.offsets, strict=True):
+            if self._never[id] and self._spells(id, text[start:end].strip()):
+                raise RowError(
+                    f'the row says {text[start:end]!r}, which this tokenizer cannot write without its control token; '
+                    'change the row'
+                )
 
     def _plain(self, start: int) -> Any:
         """A tokenizer without added tokens, for a stretch that begins at ``start``."""

@@ -27,6 +27,7 @@ from swift.templates.jinja import CLOSE, FIRST_CODE, LAST_CODE, OPEN, STAND_INS,
 # A name may be shown again later (beside a tool's result), an id or a schema anywhere.
 Kind = Literal['content', 'reasoning', 'call', 'name', 'other']
 
+_BLANKS = ''.join(STAND_INS)
 SPACES = ''.join(STAND_INS.values())
 _LAST_SPACE = 0x3000
 # What becomes of white space, by code point; 0 for all that is none.
@@ -309,7 +310,8 @@ def _join(claims: Iterable[Piece], coded: str) -> list[Piece]:
 
 
 def _widen(claims: list[Piece], coded: str) -> list[Piece]:
-    """Readable strings at the edges of a field belong to it where they stand right beside it, white space aside."""
+    """Readable strings at the edges of a field belong to it where they stand right beside it; plain blanks, which any
+    template may write itself, do not."""
     ends = [0, *(claim.end for claim in claims)]
     starts = [*(claim.start for claim in claims), len(coded)]
     firsts: dict[int, int] = {}
@@ -331,8 +333,8 @@ def _widen(claims: list[Piece], coded: str) -> list[Piece]:
 
 
 def _whole(edge: str, beside: str) -> int:
-    """The length of ``edge``, without white space at its far end, if ``beside`` begins with it; else 0."""
-    edge = edge.rstrip()
+    """The length of ``edge``, without plain blanks at its far end, if ``beside`` begins with it; else 0."""
+    edge = edge.rstrip(_BLANKS)
     return len(edge) if beside.startswith(edge) else 0
 
 

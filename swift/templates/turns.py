@@ -194,6 +194,8 @@ class Turns:
         first = trace.pieces.index(own[0]) if own else self._first_after(trace, index)
         begin = trace.pieces[first - 1].end if first else 0
         end = trace.pieces[first].start if first < len(trace.pieces) else len(trace.text)
+        if not own and any(p.field is None for p in trace.pieces[:first]):
+            raise RowError(f'cannot prove where the empty answer {index + 1} stands: a message before it is blank')
         if own:
             end += own[0].lead  # may be the template's as well as the row's
             if own[0].field.kind == 'content' and not thinking.opens(trace.text[begin:end]):
