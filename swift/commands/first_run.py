@@ -1,6 +1,6 @@
 """The main job of yichuidingyin.sh: fine-tune a small real model in a few minutes and show what it has learned.
 
-    python -m swift.commands.first_run [--interactive] [--model_name 小锤 Hammer] [--seconds 240] ...
+    python -m swift.commands.first_run [--interactive] [--model_name 小锤 Hammer] [--seconds 270] ...
 
 It measures how many tokens a second this machine trains, so that the tokens, not the rows, are what the time allows;
 asks the model the same questions before and after; and ends with the commands to go on. What it trains with is one
@@ -35,7 +35,7 @@ MIX = {'swift/self-cognition': 0.5, 'swift/facts': 0.15, 'swift/python-docs': 0.
 TOKENS_PER_ROW = {'swift/self-cognition': 64, 'swift/facts': 70, 'swift/python-docs': 69, 'swift/chatterbot': 52}
 ENOUGH = 45_000  # tokens after which the default model has learned who it is; more adds nothing to see
 PACK = 512  # tokens of a step: little data wants many steps
-RESERVE = 35  # seconds kept for loading and for the questions after training
+RESERVE = 20  # seconds kept for loading and for the questions after training
 LEAST = 60  # seconds that training may always take
 CAUTION = 0.75  # part of the measured speed that is counted on
 QUESTIONS = (
@@ -85,7 +85,7 @@ class Job:
     tuner_type: str = 'lora'
     model_name: tuple[str, ...] = ('小锤', 'Little Hammer')
     model_author: tuple[str, ...] = ('一锤定音', 'the Swift project')
-    seconds: float = 240.0
+    seconds: float = 270.0
     output_dir: str = 'output/first'
 
 
