@@ -26,7 +26,7 @@ CHOICES = [
     ('speed', 'seconds', 'steps'),
     [
         (500, 200, first_run.ENOUGH // 1024),  # fast enough: no more than is enough
-        (100, 200, 14),  # 75 % of 20,000 tokens
+        (100, 200, 11),  # 60 % of 20,000 tokens
         (1, 10, 4),  # never nothing
         (100, -50, 4),
     ],
