@@ -127,6 +127,7 @@ class ChatTemplate:
         told = {
             'sources': [source.text for source in sources],
             'args': asdict(self.args),
+            'scale': self.scale.facts(),
             'tokens': self.tokenizer.special_tokens_map,
             'stops': sorted(self._known),
             'length': self.truncate.length,

@@ -40,7 +40,12 @@ class TextTemplate:
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever the same sample could encode differently."""
-        told = {'args': asdict(self.args), 'length': self.truncate.length, 'tokens': self.tokenizer.special_tokens_map}
+        told = {
+            'args': asdict(self.args),
+            'scale': self.scale.facts(),
+            'length': self.truncate.length,
+            'tokens': self.tokenizer.special_tokens_map,
+        }
         return digest(told, self.tokenizer)
 
     def encode(self, sample: Sample) -> list[Encoded]:

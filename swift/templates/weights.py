@@ -68,6 +68,14 @@ class LossScale:
     base: str = 'default'
     rules: tuple[Rules, ...] = ()
 
+    def facts(self) -> list[Any]:
+        """All that decides weights, for fingerprints: files of rules by their content."""
+        rules = [
+            [dict(each.marks), [(pattern.pattern, weight) for pattern, weight in each.matches], dict(each.questions)]
+            for each in self.rules
+        ]
+        return [self.base, *rules]
+
     def turn(self, messages: Sequence[Message], index: int) -> float:
         """Weight of the answer ``messages[index]`` as a whole."""
         own = messages[index].loss
