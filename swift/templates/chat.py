@@ -3,8 +3,9 @@
     messages --Conversation--> dicts --Renderer--> text --Tracer--> who says what --Tokenizer--> ids --Turns--> weights
 
 The text is the one that the checkpoint's own template renders, and the ids are those of its own tokenizer. One thing is
-added: if the template lets a conversation end with the bare answer, with nothing after it, the token that would hand
-over to the user (GLM's ``<|user|>``), or else the tokenizer's eos, is put there, so that the model learns to stop.
+added: if the template lets a conversation end with the bare answer, with nothing after it, the tokenizer's eos is put
+there, so that the model learns to stop. Where the next role's token would follow the answer at once and the checkpoint
+names it as a stop token (GLM's ``<|user|>``), it is put there instead.
 """
 
 from __future__ import annotations
@@ -183,8 +184,8 @@ class ChatTemplate:
         if turn.end < len(trace.text):
             self._note(f'{reader.source.name} goes on after the last answer without a stop token: none is trained')
             return encoded
-        id = reader.turns.handover(trace, turn)
-        id = self.tokenizer.eos_token_id if id is None else id
+        next_role = reader.turns.handover(trace, turn)
+        id = next_role if next_role in self._known else self.tokenizer.eos_token_id
         if id is None:
             self._note(f'{reader.source.name} ends the last answer with no stop token, and the tokenizer has no eos')
             return encoded

@@ -160,11 +160,22 @@ def test_what_closes_an_answer_is_trained():
     assert masked(source, user('a'), answer('b')) == ['b</answer><|eot_id|>']
 
 
-def test_the_next_role_s_token_ends_the_answer_where_nothing_else_does():
-    """As in GLM: the last answer gets the token that would hand over to the user."""
-    role = "{{ '<|user|>' if m.role == 'user' else '<|assistant|>' }}"
-    source = '{% for m in messages %}' + role + '\n\n{{ m.content }}{% endfor %}'
-    assert masked(source, user('a'), answer('b'), user('c'), answer('d')) == ['b<|user|>', 'd<|user|>']
+GLM = (
+    "{% for m in messages %}{{ '<|user|>' if m.role == 'user' else '<|assistant|>' }}"
+    + '\n\n{{ m.content }}{% endfor %}'
+)
+
+
+def test_the_next_role_s_token_ends_an_answer_where_nothing_else_does():
+    assert masked(GLM, user('a'), answer('b'), user('c'), answer('d')) == ['b<|user|>', 'd</s>']
+
+
+def test_the_last_answer_gets_the_next_role_s_token_if_the_checkpoint_stops_there(tmp_path):
+    tokenizer = bytes_tokenizer(GLM)
+    id = tokenizer.convert_tokens_to_ids('<|user|>')
+    (tmp_path / 'generation_config.json').write_text(f'{{"eos_token_id": [{id}]}}')
+    encoded = encode(template(tokenizer, folder=tmp_path), user('a'), answer('b'))
+    assert weighted(encoded, tokenizer) == ['b<|user|>']
 
 
 def test_an_answer_that_nothing_ends_gets_eos():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.templates.world import answer, bytes_tokenizer, encode, real_templates, template, user, weighted
+from tests.templates.world import answer, bytes_tokenizer, encode, real, real_templates, template, user, weighted
 
 INLINE = '<think>\nBecause {0}\n</think>\n\nAnswer {0}'
 QUESTIONS = user('Question one'), user('Query two')
@@ -10,8 +10,7 @@ needs_trl = pytest.mark.skipif(not real_templates(), reason='trl is not installe
 
 
 def shown(name, *messages, **flags):
-    tokenizer = bytes_tokenizer(real_templates()[name])
-    made = template(tokenizer, **flags)
+    tokenizer, made = real(name, **flags)
     return weighted(encode(made, *messages), tokenizer), made
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from swift.core.errors import RowError
 from swift.core.types import Message, ToolCall
-from tests.templates.world import answer, bytes_tokenizer, encode, real_templates, template, user, weighted
+from tests.templates.world import answer, bytes_tokenizer, encode, real, real_templates, template, user, weighted
 
 ARGUMENTS = {'city': 'Par"is\nx', 'days': 3}
 SCHEMA = {
@@ -23,8 +23,8 @@ needs_trl = pytest.mark.skipif(not real_templates(), reason='trl is not installe
 
 
 def trained(name, *messages, tools=TOOLS):
-    tokenizer = bytes_tokenizer(real_templates()[name])
-    return weighted(encode(template(tokenizer), *messages, tools=tools), tokenizer)
+    tokenizer, made = real(name)
+    return weighted(encode(made, *messages, tools=tools), tokenizer)
 
 
 @needs_trl

@@ -10,7 +10,7 @@ import pytest
 
 from swift.templates import thinking
 from swift.templates.jinja import Source
-from tests.templates.world import TWINS, answer, bytes_tokenizer, real_templates, template, user, weighted
+from tests.templates.world import TWINS, answer, real, real_templates, user, weighted
 from tests.templates.world import encode as ours
 
 EMPTY_THINKING = re.compile(r'(<think>\s*</think>|<\|channel>thought\n<channel\|>)\s*')
@@ -54,8 +54,7 @@ def theirs(tokenizer, messages, parts):
     if kind == 'plain' or thinking.fields(Source(real_templates()[f'{name}_training']))
 ])  # fmt: skip
 def test_our_mask_of_a_twin_is_its_own_without_headers_and_blanks(name, kind):
-    tokenizer = bytes_tokenizer(real_templates()[f'{name}_training'])
-    made = template(tokenizer)
+    tokenizer, made = real(f'{name}_training')
     reader = made._reader(tools=False)
     mine = weighted(ours(made, *ROWS[kind]), tokenizer)
     assert bare(mine) == bare(theirs(tokenizer, ROWS[kind], reader.style.parts))
@@ -70,10 +69,10 @@ def bare(stretches):
 @pytest.mark.parametrize('name', TWINS)
 def test_the_original_s_mask_is_that_of_its_twin(name):
     """Deriving the mask from the original, without any block, gives what the blocks of the twin give."""
-    original, twin = (bytes_tokenizer(real_templates()[each]) for each in (name, f'{name}_training'))
-    row = ROWS['plain']
-    stretches = [
-        [EMPTY_THINKING.sub('', stretch) for stretch in weighted(ours(template(tokenizer), *row), tokenizer)]
-        for tokenizer in (original, twin)
-    ]
+    stretches = []
+    for each in (name, f'{name}_training'):
+        tokenizer, made = real(each)
+        stretches.append(
+            [EMPTY_THINKING.sub('', stretch) for stretch in weighted(ours(made, *ROWS['plain']), tokenizer)]
+        )
     assert stretches[0] == stretches[1]

@@ -6,9 +6,11 @@ The templates are those that trl ships, read where it is installed: none of them
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from swift.core.types import Encoded, Message, ModelInfo, Sample
 from swift.templates import make
@@ -22,6 +24,7 @@ CONTROL = re.compile(
 # Added tokens that real tokenizers do not flag as special: models write them.
 PLAIN = {'<think>', '</think>', '<tool_call>', '</tool_call>', '<tool_response>', '</tool_response>'}
 BOS = ('<|begin_of_text|>', '<bos>', '<BOS_TOKEN>', '<｜begin▁of▁sentence｜>', '<|startoftext|>', '<s>')
+STOPS = {'glm4moe': ('<|user|>', '<|observation|>'), 'glm4moe_training': ('<|user|>', '<|observation|>')}
 EOS = (
     '<|im_end|>', '<|eot_id|>', '</s>', '<|endoftext|>', '<｜end▁of▁sentence｜>', '<|END_OF_TURN_TOKEN|>', '<|return|>',
     '<end_of_turn>', '<turn|>', '<|eot|>', '<end_of_utterance>',
@@ -67,6 +70,15 @@ def metaspace_tokenizer(source: str, *, scheme: str = 'first'):
     made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token='<s>', eos_token='</s>', unk_token='<unk>')
     made.chat_template = source
     return made
+
+
+def real(name: str, **flags):
+    """A real template on its bytes tokenizer, with the stop tokens that its checkpoints name: (tokenizer, template)."""
+    tokenizer = bytes_tokenizer(real_templates()[name])
+    with TemporaryDirectory() as folder:
+        stops = [tokenizer.convert_tokens_to_ids(stop) for stop in STOPS.get(name, ())]
+        (Path(folder) / 'generation_config.json').write_text(json.dumps({'eos_token_id': stops}))
+        return tokenizer, template(tokenizer, folder=Path(folder), **flags)
 
 
 def template(tokenizer, *, folder: Path = Path('nowhere'), now=None, thinking=False, max_model_len=0, **flags):
