@@ -112,27 +112,15 @@ def did_you_mean(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     return f'; did you mean {", ".join(near)}?' if near else ''
 
 
-EXTRAS = {
-    'bitsandbytes': 'qlora',
-    'gguf': 'gguf',
-    'swanlab': 'track',
-    'tensorboard': 'track',
-    'wandb': 'track',
-    'matplotlib': 'track',
-    'vllm': 'vllm',
-}
-
-
 def need(module: str) -> ModuleType:
     """Import an optional library inside the adapter that is named after it.
 
     Raises:
-        SwiftError: naming the extra that installs it.
+        SwiftError: naming the package to install.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition('.')[0]
-        extra = EXTRAS.get(package)
-        hint = f'pip install "swift[{extra}]"' if extra else f'pip install {package}'
+        hint = f'pip install {package}'
         raise SwiftError(f'{module} is needed and could not be imported ({error}). Install it with: {hint}') from error

@@ -20,3 +20,10 @@ def make(tokenizer: Any, info: ModelInfo, args: TemplateArgs, *, now: datetime |
     from swift.templates.choose import make
 
     return make(tokenizer, info, args, now=now)
+
+
+def get_template(processor: Any, default_system: str | None = None, max_length: int | None = None, **flags: Any) -> Any:
+    """The template of a tokenizer, as notebooks ask for it; see ``choose.get_template``."""
+    from swift.templates.choose import get_template
+
+    return get_template(processor, default_system, max_length, **flags)

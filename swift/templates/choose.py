@@ -51,6 +51,63 @@ def make(tokenizer: Any, info: ModelInfo, args: TemplateArgs, *, now: datetime |
     return ChatTemplate(tokenizer, choose, args, known=known, scale=scale, truncate=truncate, now=now)
 
 
+def get_template(
+    processor: Any,
+    default_system: str | None = None,
+    max_length: int | None = None,
+    *,
+    template_type: str | None = None,
+    truncation_strategy: str = 'raise',
+    agent_template: str | None = None,
+    use_chat_template: bool = True,
+    loss_scale: str = 'default',
+    response_prefix: str | None = None,
+    enable_thinking: bool | None = None,
+    preserve_thinking: bool | None = None,
+    add_non_thinking_prefix: bool = True,
+    **without_effect: Any,
+) -> Template:
+    """The template of a tokenizer that is in memory: the established function of notebooks.
+
+    Args:
+        processor: a transformers tokenizer; its folder tells the stop tokens.
+        template_type: the flag ``--template``; the others are called as their flags.
+        without_effect: established arguments that cannot change anything here (padding, backends).
+
+    Raises:
+        ConfigError: an argument that is not known, or as ``make``.
+    """
+    known = {'max_pixels', 'norm_bbox', 'remove_unused_columns', 'padding_side', 'padding_free', 'template_backend',
+             'is_binary_loss_scale', 'sequence_parallel_size'}  # fmt: skip
+    if unknown := sorted(without_effect.keys() - known):
+        raise ConfigError(f'get_template: unknown argument {", ".join(unknown)}')
+    name = str(getattr(processor, 'name_or_path', '') or '')
+    own = processor.chat_template if isinstance(processor.chat_template, str) else ''
+    info = ModelInfo(
+        path=Path(name),
+        id=name,
+        model_type='',
+        architecture='',
+        dtype='',
+        max_model_len=max_length or min(processor.model_max_length, 1 << 20),
+        thinking='enable_thinking' in own,
+    )
+    args = TemplateArgs(
+        template=template_type,
+        system=default_system,
+        max_length=max_length,
+        truncation_strategy=truncation_strategy,  # type: ignore[arg-type]
+        agent_template=agent_template,
+        use_chat_template=use_chat_template,
+        loss_scale=loss_scale,
+        response_prefix=response_prefix,
+        enable_thinking=enable_thinking,
+        preserve_thinking=preserve_thinking,
+        add_non_thinking_prefix=add_non_thinking_prefix,
+    )
+    return make(processor, info, args)
+
+
 def stop_tokens(tokenizer: Any, path: Path) -> frozenset[int]:
     """Ids that end an answer: the tokenizer's eos and those of generation_config.json."""
     ids = {tokenizer.eos_token_id}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from swift.core.types import ROLES, Encoded
@@ -22,6 +23,8 @@ STYLES = {
     'text': ('default', '#444'),
 }
 LOSS = 'bold green'
+BROKEN = '\ufffd'  # what a part of a character decodes to
+LONGEST_CHARACTER = 4  # bytes of UTF-8, and so tokens
 VISIBLE = {'\n': '⏎\n', '\t': '⇥', '\r': '␍'}
 
 
@@ -48,11 +51,21 @@ def tokens(row: Sequence[Encoded], tokenizer: Any) -> list[Token]:
 
 
 def texts_of(ids: Sequence[int], tokenizer: Any) -> list[str]:
-    """What each token adds to the text; a token that is a part of a character shows as the replacement character."""
-    pieces = tokenizer.convert_ids_to_tokens(list(ids))
-    plain = [tokenizer.decode([id], skip_special_tokens=False, clean_up_tokenization_spaces=False) for id in ids]
-    starts = [isinstance(piece, str) and piece.startswith('▁') for piece in pieces]  # SentencePiece's word start
-    return [f' {text.lstrip(" ")}' if start else text for text, start in zip(plain, starts, strict=True)]
+    """What each token adds to the text; of the tokens that make up one character, the last one has it."""
+    decode = partial(tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    texts, pending = [], []
+    for id, piece in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True):
+        pending.append(id)
+        text = decode(pending)
+        if text.endswith(BROKEN) and len(pending) < LONGEST_CHARACTER:
+            texts.append('')
+            continue
+        word_start = len(pending) == 1 and isinstance(piece, str) and piece.startswith('▁')  # SentencePiece
+        texts.append(f' {text.lstrip(" ")}' if word_start else text)
+        pending = []
+    if pending:
+        texts[-1] = decode(pending)
+    return texts
 
 
 def as_json(row: Sequence[Encoded], tokenizer: Any) -> dict[str, Any]:
