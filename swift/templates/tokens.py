@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from swift.core.errors import RowError, TemplateError
+from swift.templates.offsets import PartOffsets, Spelling
 from swift.templates.thinking import TAGS
 
 _PIPED = re.compile(r'<[|｜].+[|｜]>')
@@ -52,7 +53,7 @@ class Tokens:
 
     ids: np.ndarray  # [T] int32
     controls: tuple[Control, ...]
-    encoding: Any  # tokenizers.Encoding, or _Spans for a text encoded in parts
+    encoding: Any  # a tokenizers.Encoding, or one of offsets.py that answers like it
 
     def within(self, start: int, end: int) -> tuple[int, int]:
         """Tokens ``[i, j)`` that hold any of the characters ``[start, end)``."""
@@ -98,6 +99,7 @@ class Tokenizer:
             backend.no_truncation()
             backend.no_padding()
         self._backend = backend
+        self._spelling = Spelling(backend) if 'ByteLevel(' in repr(backend.pre_tokenizer) else None
         added = tokenizer.added_tokens_decoder
         size = 1 + max([backend.get_vocab_size(with_added_tokens=True), *added])
         self._added = np.zeros(size, dtype=bool)  # any added token
@@ -150,12 +152,21 @@ class Tokenizer:
         Raises:
             RowError: a control string of the row cannot be written without its control token.
         """
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        ids = np.array(encoding.ids, dtype=np.int32)
+        ids, encoding = self._encode(text)
         controls, wrong = self._sort(text, encoding, ids, said)
         if not wrong:
             return Tokens(ids, tuple(controls), encoding)
         return self._in_parts(text, said, wrong)
+
+    def _encode(self, text: str) -> tuple[np.ndarray, Any]:
+        """Ids, and what tells their characters: by the bytes of the tokens if they spell the text, else as encoded."""
+        if self._spelling is not None:
+            ids = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            offsets = self._spelling(ids, text)
+            if offsets is not None:
+                return np.array(ids, dtype=np.int32), offsets
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, dtype=np.int32), encoding
 
     def _sort(
         self, text: str, encoding: Any, ids: np.ndarray, said: Sequence[Said]
@@ -193,7 +204,7 @@ class Tokenizer:
             ids = np.array(encoding.ids, dtype=np.int32)
             controls, wrong = self._sort(masked, encoding, ids, said)
             found += wrong
-        parts, all_ids, offsets = _Spans(len(text)), encoding.ids, encoding.offsets
+        parts, all_ids, offsets = PartOffsets(len(text)), encoding.ids, encoding.offsets
         for start, end, tokens in _stretches(self._added[ids], offsets, len(text)):
             if any(start < b and a < end for a, b in found):
                 plain = self._plain(start).encode(text[start:end], add_special_tokens=False)
@@ -229,29 +240,6 @@ class Tokenizer:
         if not first:
             _no_first_blank(spec.get('pre_tokenizer'))
         return type(self._backend).from_str(json.dumps(spec))
-
-
-class _Spans:
-    """Ids and offsets of a text that was encoded in parts; answers like a ``tokenizers.Encoding``."""
-
-    def __init__(self, length: int):
-        self.ids: list[int] = []
-        self.offsets: list[tuple[int, int]] = []
-        self._at: list[int | None] = [None] * length
-
-    def extend(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> None:
-        for id, (start, end) in zip(ids, offsets, strict=True):
-            for place in range(start, end):
-                if self._at[place] is None:
-                    self._at[place] = len(self.ids)
-            self.ids.append(id)
-            self.offsets.append((start, end))
-
-    def token_to_chars(self, token: int) -> tuple[int, int]:
-        return self.offsets[token]
-
-    def char_to_token(self, place: int) -> int | None:
-        return self._at[place]
 
 
 def _stretches(added: np.ndarray, offsets: Sequence[tuple[int, int]], length: int) -> Iterator[tuple[int, int, slice]]:

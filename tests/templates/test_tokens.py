@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swift.core.errors import RowError, TemplateError
+from swift.templates.offsets import Spelling
 from swift.templates.tokens import Said, Tokenizer
 from tests import tiny
 from tests.templates.world import (
@@ -160,3 +161,20 @@ def test_truncation_set_on_the_tokenizer_changes_nothing():
     tokenizer.backend_tokenizer.enable_padding(length=50)
     text = 'What is the capital of France?'
     assert np.array_equal(Tokenizer(tokenizer)(text).ids, Tokenizer(tiny.tokenizer())(text).ids)
+
+
+@given(st.text('ab .\né你🌍\u0301', max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_offsets_by_spelling_are_those_of_the_tokenizer(text):
+    backend = MADE['bpe'].backend_tokenizer
+    theirs = backend.encode(text + '<|im_end|>', add_special_tokens=False)
+    ours = Spelling(backend)(theirs.ids, text + '<|im_end|>')
+    assert [ours.token_to_chars(i) for i in range(len(theirs))] == theirs.offsets
+    places = range(len(text) + 10)
+    assert [ours.char_to_token(i) for i in places] == [theirs.char_to_token(i) for i in places]
+
+
+def test_ids_that_do_not_spell_the_text_have_no_offsets_by_spelling():
+    tokenizer = tiny.tokenizer()
+    spelled = Spelling(tokenizer.backend_tokenizer)
+    assert spelled(tokenizer.encode('fox'), 'fog') is None
