@@ -215,6 +215,23 @@ def read(folder: Path, name: str) -> bytes:
     return (folder / name).read_bytes()
 
 
+def verify_ours(folder: Path) -> None:
+    """Hold a folder that we wrote against its manifest; folders of other tools have none and are not looked at.
+
+    Raises:
+        CorruptError: as ``verify``, with what to do.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        verify(folder)
+    except CorruptError as error:
+        raise CorruptError(
+            f'{error}. Take another checkpoint or write it again; if you changed these files on purpose, delete '
+            f'{folder / MANIFEST}'
+        ) from error
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a committed folder, its own digest checked, its files not. Raises CorruptError."""
     try:

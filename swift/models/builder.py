@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.core import files
-from swift.core.errors import ConfigError, CorruptError, ModelError, did_you_mean
+from swift.core.errors import ConfigError, ModelError, did_you_mean
 from swift.core.types import Builder, ModelInfo
 from swift.models.args import ModelArgs
 from swift.models.info import describe, max_length
@@ -53,7 +53,7 @@ def load(args: ModelArgs, **changes: Any) -> Builder:
     if args.task_type not in (None, 'causal_lm'):
         raise ConfigError(f'--task_type {args.task_type}: not built yet; causal_lm is')
     info = describe(args)
-    _check_manifest(info.path)
+    files.verify_ours(info.path)
     config = _transformers_config(info, args.trust_remote_code)
     _check_class(info, config, args.trust_remote_code)
     length = _scale(config, args)
@@ -140,19 +140,6 @@ def get_processor(model_id_or_path: str, **kwargs: Any) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------- what to load
-def _check_manifest(folder: Path) -> None:
-    """A folder that swift wrote is held against its manifest, byte by byte."""
-    if not (folder / files.MANIFEST).is_file():
-        return
-    try:
-        files.verify(folder)
-    except CorruptError as error:
-        raise CorruptError(
-            f'{error}. Take another checkpoint or write it again; if you changed these files on purpose, delete '
-            f'{folder / files.MANIFEST}'
-        ) from error
-
-
 def _transformers_config(info: ModelInfo, trust_remote_code: bool) -> Any:
     """The transformers config; remote code is read only when it is trusted."""
     from transformers import AutoConfig

@@ -192,3 +192,22 @@ def test_a_merge_that_fails_its_proof_leaves_nothing(world, tmp_path, monkeypatc
 def test_two_adapters_are_not_merged_at_once(world):
     with pytest.raises(ConfigError, match='one adapter'):
         merge_lora(['--adapters', f'a={world}/other', f'b={world}/other', '--model', str(world / 'tiny')])
+
+
+def test_an_adapter_with_a_flipped_bit_does_not_answer(world, tmp_path):
+    import shutil
+
+    from swift.core import files
+    from swift.core.errors import CorruptError
+
+    checkpoint = tmp_path / 'checkpoint-3'
+    with files.commit(checkpoint, step=3) as temp:
+        shutil.copytree(world / 'v0-20260101-000000' / 'checkpoint-3', temp, dirs_exist_ok=True)
+    asked = ['--model', str(world / 'tiny'), '--adapters', str(checkpoint), '--prompt', 'Hi', *GREEDY]
+    assert infer_main(asked)
+    weights = checkpoint / 'adapter_model.safetensors'
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CorruptError, match='adapter_model'):
+        infer_main(asked)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from swift.core import files
 from swift.core.errors import ModelError
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
@@ -31,10 +32,12 @@ def attach(model: nn.Module, name: str, path: Path) -> nn.Module:
 
     Raises:
         ModelError: the folder is no adapter, or its tensors do not all fit this model.
+        CorruptError: we wrote the folder, and its bytes have changed.
     """
     from peft import PeftConfig, PeftModel, get_peft_model
 
     _check_folder(path)
+    files.verify_ours(path)
     _grow(model, path)
     wrapped = model if isinstance(model, PeftModel) else None
     try:
