@@ -68,8 +68,8 @@ class ChatTemplate:
 
     @property
     def stop_text(self) -> str:
-        """A text that ends answers where no token does, or an empty one."""
-        return self._reader(tools=False).turns.endings.text
+        """A text that ends the last answer where no token does, or an empty one."""
+        return (self._reader(tools=False).turns.endings.texts or ('',))[-1]
 
     def encode(self, sample: Sample) -> list[Encoded]:
         """One Encoded; several when truncation splits, none when it leaves the row out.

@@ -15,6 +15,7 @@ A turn is the answer and the first stop token after it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +26,7 @@ from swift.core.types import Message
 from swift.templates import thinking
 from swift.templates.conversation import Conversation, Style
 from swift.templates.jinja import Renderer
-from swift.templates.tokens import Tokenizer, Tokens
+from swift.templates.tokens import Control, Tokenizer, Tokens
 from swift.templates.trace import LAST_CODE, Piece, Trace, Tracer, common, gap_after_data
 
 PROBE = (
@@ -34,6 +35,7 @@ PROBE = (
     Message('user', 'And after that?'),
     Message('assistant', 'Nothing more.'),
 )
+_TAG = re.compile(r'\s*(<[^<>\s]+>|\[[^\[\]\s]+\])')
 _ANSWER = chr(LAST_CODE)  # stands for an answer where only its header matters
 
 
@@ -49,13 +51,13 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Endings:
-    """How a template ends an answer: by one of the tokens ``stops``, else by ``text`` (or by nothing, if empty).
+    """How a template ends an answer: by one of the tokens ``stops``, else by one of ``texts`` (or by nothing).
 
     ``between`` is what it says between an answer and the next question; None if it refused to show that.
     """
 
     stops: frozenset[int]
-    text: str = ''
+    texts: tuple[str, ...] = ()
     between: str | None = None
 
 
@@ -149,9 +151,11 @@ class Turns:
             if control.id in self.endings.stops:
                 fits = called or self._closes(trace.text[end : control.start], rest)
                 return (control.start, control.end) if fits else None
-        ending = self.endings.text
         start = end + len(trace.text[end:limit]) - len(trace.text[end:limit].lstrip())
-        return (start, start + len(ending)) if ending and trace.text.startswith(ending, start) else None
+        for ending in self.endings.texts:
+            if trace.text.startswith(ending, start):
+                return start, start + len(ending)
+        return None
 
     def _closes(self, glue: str, rest: str) -> bool:
         """True if ``glue`` may stand between an answer and its stop token: control tokens, what always stands there
@@ -293,14 +297,31 @@ def learn_endings(tracer: Tracer, style: Style, tokenizer: Tokenizer, known: fro
     if not (first and second and last) or second[0].start < first[-1].end:
         return Endings(known)
     between = trace.text[first[-1].end : second[0].start]
+    header = trace.text[second[-1].end : last[0].start]
     tail = trace.text[last[-1].end :]
-    controls = tokenizer(between).controls
-    stops = [control for control in controls if control.id in known]
-    if not stops and controls and (controls[0].start == 0 or between[controls[0].start : controls[0].end] in tail):
-        stops = [controls[0]]
-    last_words = tokenizer(tail).controls
-    if last_words and last_words[0].start == 0 and not {control.id for control in last_words} & known:
-        stops = [*stops, last_words[0]]  # gpt-oss ends the last answer with a token of its own
-    words = between[: common(between, tail)].split()
-    text = words[0] if words and not stops else ''
-    return Endings(known | {control.id for control in stops}, text, between)
+    stops = _learnt_stops(*(tokenizer(words).controls for words in (between, tail, header)), known)
+    texts = () if stops else _end_texts(between, tail)
+    return Endings(known | stops, texts, between)
+
+
+def _learnt_stops(
+    between: Sequence[Control], tail: Sequence[Control], header: Sequence[Control], known: frozenset[int]
+) -> frozenset[int]:
+    """Control tokens that end an answer, from those between two rounds, after the last answer and before an answer."""
+    stops = {control.id for control in between if control.id in known}
+    if between and not stops and (between[0].start == 0 or between[0].id in {control.id for control in tail}):
+        stops.add(between[0].id)
+    unknown = tail and tail[0].start == 0 and not {control.id for control in tail} & known
+    if unknown and tail[0].id not in {control.id for control in header}:
+        stops.add(tail[0].id)  # gpt-oss ends the last answer with a token of its own
+    return frozenset(stops)
+
+
+def _end_texts(between: str, tail: str) -> tuple[str, ...]:
+    """Texts that end an answer where no token does: the first word that always does, or else a tag for each place."""
+    shared = between[: common(between, tail)]
+    words = shared.split()
+    if words and (len(shared) == len(tail) or len(words) > 1 or shared[-1].isspace()):
+        return (words[0],)
+    tags = [found.group(1) for found in map(_TAG.match, (between, tail)) if found]
+    return tuple(dict.fromkeys(tags)) if len(tags) == 2 else ()

@@ -4,7 +4,8 @@
 after the last question or tool result; ``all``: everything, prompts too), the rules weigh parts of an answer, and
 their weights multiply. Rules have a name (``files/loss_scale.yaml`` has them and describes their form) or are a JSON
 file.
-A message's own ``loss`` goes first: 0 leaves the turn out, another number trains it and multiplies.
+An answer's own ``loss`` goes first: 0 leaves the turn out, another number trains it and multiplies. On other messages
+it has no meaning.
 """
 
 from __future__ import annotations

@@ -289,3 +289,13 @@ def test_a_row_becomes_the_same_tokens_in_whatever_order_the_rows_come(first):
         again = encode(made, *rows[number])
         assert again.input_ids.tolist() == alone[number].input_ids.tolist()
         assert again.weight.tolist() == alone[number].weight.tolist()
+
+
+def test_gpt_oss_s_two_ends_are_trained_even_where_they_are_no_tokens():
+    source = CHATML.replace('<|im_end|>', "{{ '[stop]' if loop.last else '[end]' }}")
+    assert masked(source, user('a'), answer('b'), user('c'), answer('d')) == ['b[end]', 'd[stop]']
+
+
+def test_a_header_that_always_comes_last_ends_no_answer():
+    """As in GLM Edge, which opens the next answer whether it is asked to or not."""
+    assert masked(GLM + '<|assistant|>', user('a'), answer('b')) == ['b']
