@@ -86,7 +86,7 @@ class ChatTemplate:
         trace = reader.read(conversation)
         tokens = reader.tokenizer(trace.text, _said(trace, messages))
         turns = reader.turns(trace, tokens, messages)
-        self._note_lost_thinking(reader, trace, messages)
+        self._note_losses(reader, trace, messages)
         encoded = self._weigh(sample, messages, trace, tokens, turns)
         if turns and turns[-1].message == len(messages) - 1 and turns[-1].stop is None:
             encoded = self._stopped(encoded, reader, trace, turns[-1], self.scale.turn(messages, len(messages) - 1))
@@ -199,9 +199,13 @@ class ChatTemplate:
             role=grown(encoded.role, _NUMBER['assistant']),
         )
 
-    def _note_lost_thinking(self, reader: Reader, trace: Trace, messages: Sequence[Message]) -> None:
-        last = len(messages) - 1
-        if messages[last].reasoning and not any(piece.field.kind == 'reasoning' for piece in trace.of(last)):
+    def _note_losses(self, reader: Reader, trace: Trace, messages: Sequence[Message]) -> None:
+        """Say once what of a row the template does not show."""
+        shown = {(p.field.message, p.field.kind) for p in trace.pieces if p.field}
+        for index, message in enumerate(messages):
+            if message.role != 'assistant' and message.content.strip() and (index, 'content') not in shown:
+                self._note(f'{reader.source.name} does not show the {message.role} message of some rows')
+        if messages[-1].reasoning and (len(messages) - 1, 'reasoning') not in shown and not reader.style.inline:
             self._note(
                 f'{reader.source.name} does not show the reasoning of the last answer, so it is not trained; '
                 'some templates do with --enable_thinking true'

@@ -35,6 +35,11 @@ class Style:
     ids: bool = False
     named: bool = False
 
+    @property
+    def inline(self) -> bool:
+        """True if reasoning goes into the content, for want of another place."""
+        return not self.reasoning and not self.blocks
+
     @classmethod
     def of(cls, source: Source) -> Style:
         """What can be read from the source; the rest is found by trying."""
@@ -76,8 +81,7 @@ class Conversation:
     ) -> dict[str, Any]:
         say: Callable[[str, Kind], str] = lambda text, kind: put(text, index, kind)
         careful = lambda text: say(text, 'other') if self.suspicious(text) else text
-        apart = bool(style.reasoning) or style.blocks
-        content, reasoning = thinking.placed(message, apart=apart, moves=style.moves)
+        content, reasoning = thinking.placed(message, apart=not style.inline, moves=style.moves)
         content = say(content, 'content')
         reasoning = None if reasoning is None else say(reasoning, 'reasoning')
         told: dict[str, Any] = {'role': message.role, 'content': content}

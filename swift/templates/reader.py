@@ -65,7 +65,7 @@ class Reader:
             write = lambda put: Conversation(THINKING, variables=self.variables).write(style, put)
             with suppress(RowError):
                 self.tracer.begin_like(write, self.renderer(**write(_plainly)))
-        elif style.reasoning or style.blocks:
+        elif not style.inline:
             moved = replace(style, moves=True)
             style = moved if 'reasoning' in self._shown(THINKING, moved) else style
         return next((each for each in self._with_calls(style) if 'call' in self._shown(CALLING, each)), style)

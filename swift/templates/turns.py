@@ -16,7 +16,7 @@ A turn is the answer and the first stop token after it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -71,7 +71,7 @@ class Turns:
     def __init__(self, tracer: Tracer, style: Style, tokenizer: Tokenizer, known: frozenset[int]):
         self.renderer: Renderer = tracer.renderer
         self.endings = learn_endings(tracer, style, tokenizer, known)
-        self._tokenizer, self._parts = tokenizer, style.parts
+        self._tokenizer, self._parts, self._words = tokenizer, style.parts, sorted(tracer.words)
         self._headers: dict[Any, str | None] = {}
         self._handovers: dict[bool, int | None] = {}
 
@@ -234,7 +234,8 @@ class Turns:
         on the messages' shapes, not on their words, and are remembered by shape; ``written.startswith`` checks them.
         """
         coded = trace.coded()
-        key = (kind, *map(_shape, messages[:index]), repr(coded['variables']), bool(coded['tools']))
+        shapes = (_shape(message, self._words) for message in messages[:index])
+        key = (kind, *shapes, repr(coded['variables']), bool(coded['tools']))
         if key not in self._headers:
             self._headers[key] = self._rendered_header({**coded, 'messages': coded['messages'][:index]}, kind)
         return self._headers[key]
@@ -251,10 +252,10 @@ class Turns:
             return None
 
 
-def _shape(message: Message) -> tuple:
-    """What a template can tell of a message without reading it."""
+def _shape(message: Message, words: Iterable[str]) -> tuple:
+    """What a template can tell of a message: whether it says something, and which of the words it looks for."""
     kinds = (bool(message.content), message.reasoning is not None, len(message.tool_calls))
-    return (message.role, *kinds, message.content if message.role == 'system' else None)
+    return (message.role, *kinds, *(word for word in words if word in message.content))
 
 
 def _check(trace: Trace, own: Sequence[Piece], message: Message, index: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from swift.core.types import Message, Request, Sampling
 from swift.engines.native.engine import NativeEngine
@@ -56,6 +57,22 @@ def engine(model, *, stop_ids=(STOP,), max_model_len: int = 256, decode=None, **
         yield made
     finally:
         made.close()
+
+
+@contextlib.contextmanager
+def held(model, passes: int) -> Iterator[Callable[[], None]]:
+    """A model that waits after so many forward passes until it is let go, however fast the machine is."""
+    permits = threading.Semaphore(passes)
+
+    def let_go() -> None:
+        hook.remove()
+        permits.release()  # the pass that waits already
+
+    hook = model.register_forward_pre_hook(lambda *_: permits.acquire() and None)
+    try:
+        yield let_go
+    finally:
+        let_go()
 
 
 def ask(engine: NativeEngine, prompts: Sequence[Sequence[int]], *samplings: Sampling, adapter=None) -> list[list[int]]:

@@ -15,10 +15,9 @@ import torch
 from swift.core.errors import NumericalError, RequestError, SwiftError
 from swift.core.types import Engine, Request, Sampling
 from tests import tiny
-from tests.engines.plain import PlainTemplate, ask, engine, prompts, reference
+from tests.engines.plain import PlainTemplate, ask, engine, held, prompts, reference
 
 LONG = Sampling(max_tokens=200)
-ENDLESS = Sampling(max_tokens=4000)  # longer than any machine takes to cancel it
 DEADLINE = 20.0  # seconds a test waits for what should take milliseconds
 
 
@@ -43,11 +42,12 @@ def test_the_native_engine_is_an_engine():
 def test_an_aborted_request_ends_and_the_survivor_is_byte_exact():
     model = tiny.model()
     wanted = reference(model, prompts()[1], 60, eos_token_id=-1)
-    with engine(model, stop_ids=()) as native:
+    with engine(model, stop_ids=()) as native, held(model, 2) as let_go:
         doomed = native.stream(Request('doomed', tuple(prompts()[2]), LONG))
         survivor = native.stream(Request('survivor', tuple(prompts()[1]), Sampling(max_tokens=60)))
         next(doomed)
         native.abort('doomed')
+        let_go()
         assert list(doomed)[-1].finish == 'abort'
         assert [id for piece in survivor for id in piece.ids] == wanted
         stats = settle(native)
@@ -56,19 +56,23 @@ def test_an_aborted_request_ends_and_the_survivor_is_byte_exact():
 
 
 def test_leaving_an_iterator_early_aborts_the_request():
-    with engine(tiny.model(), stop_ids=()) as native:
+    model = tiny.model()
+    with engine(model, stop_ids=()) as native, held(model, 1) as let_go:
         stream = native.stream(Request('left', tuple(prompts()[0]), LONG))
         next(stream)
         stream.close()
+        let_go()
         assert settle(native)['aborted'] == 1
 
 
 def test_waiting_requests_can_be_aborted_too():
-    with engine(tiny.model(), stop_ids=(), max_batch_size=1) as native:
+    model = tiny.model()
+    with engine(model, stop_ids=(), max_batch_size=1) as native, held(model, 1) as let_go:
         first = native.stream(Request('first', tuple(prompts()[0]), LONG))
         second = native.stream(Request('second', tuple(prompts()[1]), LONG))
         next(first)
         native.abort('second')
+        let_go()
         assert [piece.finish for piece in second] == ['abort']
         native.abort('nobody')
         assert len([id for piece in first for id in piece.ids]) == 199
@@ -77,7 +81,7 @@ def test_waiting_requests_can_be_aborted_too():
 def test_cancelling_a_task_aborts_its_request():
     async def scenario(native):
         async def read():
-            async for _ in native.submit(Request('task', tuple(prompts()[0]), ENDLESS)):
+            async for _ in native.submit(Request('task', tuple(prompts()[0]), LONG)):
                 started.set()
 
         started = asyncio.Event()
@@ -86,8 +90,10 @@ def test_cancelling_a_task_aborts_its_request():
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    with engine(tiny.model(), stop_ids=()) as native:
+    model = tiny.model()
+    with engine(model, stop_ids=()) as native, held(model, 1) as let_go:
         asyncio.run(asyncio.wait_for(scenario(native), DEADLINE))
+        let_go()
         assert settle(native)['aborted'] == 1
 
 
@@ -97,10 +103,13 @@ def test_a_loop_that_is_closed_harms_nobody():
         await anext(aiter(pieces))
 
     model = tiny.model()
-    with engine(model, stop_ids=()) as native:
+    with engine(model, stop_ids=()) as native, held(model, 1) as let_go:
         asyncio.run(forget(native))
+        let_go()
         assert ask(native, prompts()[1:2], Sampling(max_tokens=5)) == [reference(model, prompts()[1], 5)]
-        assert balanced(settle(native))
+        stats = settle(native)
+    assert (stats['aborted'], stats['finished']) == (1, 1)
+    assert balanced(stats)
 
 
 def test_many_tasks_share_batches():

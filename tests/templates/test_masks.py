@@ -299,3 +299,12 @@ def test_gpt_oss_s_two_ends_are_trained_even_where_they_are_no_tokens():
 def test_a_header_that_always_comes_last_ends_no_answer():
     """As in GLM Edge, which opens the next answer whether it is asked to or not."""
     assert masked(GLM + '<|assistant|>', user('a'), answer('b')) == ['b']
+
+
+def test_what_the_template_leaves_out_of_a_row_is_told_once():
+    source = CHATML.replace('messages', "messages if m.role != 'system'")
+    tokenizer = bytes_tokenizer(source)
+    made = template(tokenizer)
+    for _ in range(2):
+        assert weighted(encode(made, system('s'), user('a'), answer('b')), tokenizer) == ['b<|im_end|>']
+    assert len(made.notes) == 1 and 'does not show the system message' in made.notes[0]

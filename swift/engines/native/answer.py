@@ -18,6 +18,10 @@ Deliver = Callable[[Piece | BaseException | None], None]
 """Where pieces go. An exception or None is the last thing delivered."""
 
 
+class WaiterGone(Exception):
+    """Whoever asked can no longer be told: its event loop is closed, say."""
+
+
 @dataclass(eq=False)
 class Ticket:
     """A request and its waiter. It is open until every answer has ended, or one failure ended them all."""
@@ -78,7 +82,11 @@ class Answer:
         return self._deliver(shown + rest + self.stops.flush(), finish)
 
     def _deliver(self, text: str, finish: Finish | None = None) -> bool:
-        self.ticket.deliver(Piece(self.index, text, tuple(self._ids), tuple(self._logprobs), finish))
+        piece = Piece(self.index, text, tuple(self._ids), tuple(self._logprobs), finish)
+        try:
+            self.ticket.deliver(piece)
+        except Exception as error:
+            raise WaiterGone from error
         self._ids, self._logprobs = [], []
         return finish is None
 

@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache
 from swift.core.errors import NumericalError, OutOfMemory, RequestError
 from swift.core.types import Request
 from swift.engines.native import cache as kv
-from swift.engines.native.answer import Answer, Deliver, Ticket, open_ticket
+from swift.engines.native.answer import Answer, Deliver, Ticket, WaiterGone, open_ticket
 from swift.engines.native.runner import Runner
 from swift.engines.native.sample import choose
 
@@ -231,6 +231,9 @@ class Scheduler:
         """What goes wrong inside ends the requests of ``answers`` and no others."""
         try:
             yield
+        except WaiterGone:
+            for answer in answers:
+                self.abort(answer.ticket.request.id)
         except Exception as error:
             for answer in answers:
                 self.fail(answer.ticket, _explained(error))
