@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from swift.core.table import table
-from swift.hub import cache
+from swift.core import cache
 from swift.plan.hardware import GB, Machine, look
 
 if TYPE_CHECKING:

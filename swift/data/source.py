@@ -355,7 +355,7 @@ def _packing(args: DataArgs, max_length: int | None) -> Packing:
 
 def _folder(args: DataArgs) -> Path:
     """Where token stores are kept."""
-    from swift.hub import cache
+    from swift.core import cache
 
     return Path(args.store_dir).expanduser() if args.store_dir else cache.folder('tokens')
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, cast
 
-from swift.core import files
+from swift.core import cache, files
 from swift.core.log import once
-from swift.hub import cache, shipped
+from swift.hub import shipped
 from swift.hub.repository import ERRORS, Hub, Kind, RemoteFile, Repository, Unreachable, choose
 
 logger = logging.getLogger(__name__)

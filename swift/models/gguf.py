@@ -14,7 +14,7 @@ from typing import Any
 
 from swift.core import files
 from swift.core.errors import ModelError
-from swift.hub import cache
+from swift.core import cache
 
 logger = logging.getLogger(__name__)
 
