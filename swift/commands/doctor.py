@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from swift.core.table import table
 from swift.core import cache
+from swift.core.table import table
 from swift.plan.hardware import GB, Machine, look
 
 if TYPE_CHECKING:

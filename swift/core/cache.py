@@ -1,4 +1,4 @@
-"""Where swift keeps what it can make or fetch again: converted models, compiled kernels, token stores, records of downloads."""
+"""Where swift keeps what it can make again: converted models, compiled kernels, token stores, records of downloads."""
 
 from __future__ import annotations
 

@@ -12,9 +12,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from swift.core import files
+from swift.core import cache, files
 from swift.core.errors import ModelError
-from swift.core import cache
 
 logger = logging.getLogger(__name__)
 
