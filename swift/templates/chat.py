@@ -119,7 +119,7 @@ class ChatTemplate:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of answer tokens, without control tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -91,4 +91,4 @@ class TextTemplate:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, without control tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

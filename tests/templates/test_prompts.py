@@ -84,6 +84,16 @@ def test_decode_leaves_control_tokens_out():
     assert made.decode(tokenizer.encode('yes<|im_end|>')) == 'yes'
 
 
+@pytest.mark.parametrize('chat', [True, False])
+def test_decode_keeps_blanks_that_a_tokenizer_would_tidy_up(chat):
+    tokenizer = bytes_tokenizer(CHATML)
+    tokenizer.clean_up_tokenization_spaces = True
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    made = template(tokenizer, use_chat_template=chat)
+    assert tokenizer.decode(tokenizer.encode("I 'm here .")) == "I'm here."
+    assert made.decode(tokenizer.encode("I 'm here .")) == "I 'm here ."
+
+
 def test_the_template_keeps_the_protocol():
     assert isinstance(template(bytes_tokenizer(CHATML)), Template)
     assert isinstance(template(bytes_tokenizer(CHATML), use_chat_template=False), Template)
