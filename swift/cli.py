@@ -55,7 +55,7 @@ VERBS = (
         'show', 'Flags, models, datasets, templates, a configuration', '列出参数、模型、数据集、模板或配置', built=True
     ),
     Verb('audit', 'Who trained what on which data', '谁用什么数据训练了什么'),
-    Verb('bench', 'Speed and memory, side by side with others', '速度与显存对比测试'),
+    Verb('bench', 'Speed and memory, side by side with others', '速度与显存对比测试', built=True),
 )
 
 
@@ -104,7 +104,7 @@ def _run(words: list[str]) -> int:
 
         print('\n'.join(usage_of(verb.name, verb.zh if lang == 'zh' else verb.en, lang)))
         return 0
-    if verb.name == 'show':  # takes words, not files, before its flags
+    if verb.name in ('show', 'bench'):  # they take words, not files, before their flags
         return importlib.import_module(verb.module).main(rest)
     from swift.commands.configs import resolve
 

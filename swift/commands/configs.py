@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from swift.bench.args import BenchArgs
 from swift.commands import checks, inherit
 from swift.commands.args import DoctorArgs, InspectArgs, PluginArgs, ShowArgs
 from swift.commands.names import ALIASES, DEVIATIONS, ESTABLISHED, PATHS, SECTIONS, VALUES, VARIABLES
@@ -237,10 +238,19 @@ class DoctorConfig(Config):
     doctor: DoctorArgs = field(default_factory=DoctorArgs)
 
 
+@dataclass(kw_only=True)
+class BenchConfig(Config):
+    """swift bench"""
+
+    verb: ClassVar[str] = 'bench'
+
+    bench: BenchArgs = field(default_factory=BenchArgs)
+
+
 CONFIGS: dict[str, type[Config]] = {
     config.verb: config
     for config in (
-        SftConfig, PtConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, ShowConfig, DoctorConfig,
+        SftConfig, PtConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, ShowConfig, DoctorConfig, BenchConfig,
     )
 }  # fmt: skip
 

@@ -1,0 +1,60 @@
+"""What is measured: a table of cells, each a piece of work that every side does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from swift.bench.args import BenchArgs
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One comparison. ``kind`` train runs whole commands; the others compare single pieces of work.
+
+    ``rows``: natural (as they come), uniform (every row ``max_length`` tokens long), text (for pre-training).
+    """
+
+    name: str
+    title: str
+    kind: Literal['train', 'tokenise', 'pack', 'kernels'] = 'train'
+    rows: Literal['natural', 'uniform', 'text'] = 'natural'
+    stage: Literal['sft', 'pt'] = 'sft'
+    tuner: Literal['lora', 'full'] = 'lora'
+    packing: bool = False
+    max_length: int = 1024
+    rows_per_step: int = 16
+    steps: int = 5
+    count: int | None = None  # rows; None: as many as the steps need
+    quick: tuple[int, int] | None = None  # rows of a step and steps of the quick form; None: not in it
+
+
+CELLS = {
+    cell.name: cell
+    for cell in (
+        Cell('lora-natural', 'LoRA, natural lengths', quick=(8, 4)),
+        Cell('lora-uniform', 'LoRA, 4 x 512 tokens', rows='uniform', max_length=512, rows_per_step=4),
+        Cell('full', 'Full fine-tuning, 4 x 512 tokens', rows='uniform', tuner='full', max_length=512, rows_per_step=4),
+        Cell('packed', 'Packed pre-training', rows='text', stage='pt', tuner='full', packing=True, rows_per_step=8),
+        Cell('first-step', 'Start to first step, 500 rows', rows_per_step=8, steps=1, count=500),
+        Cell('tokenise', 'Tokenise, template and mask', kind='tokenise', steps=1, count=20_000, quick=(1, 1)),
+        Cell('pack', 'Packing algorithm', kind='pack', steps=1, count=200_000, quick=(1, 1)),
+        Cell('kernels', 'Kernels against eager', kind='kernels', steps=1, quick=(1, 1)),
+    )
+}
+
+
+def choose(bench: BenchArgs) -> tuple[Cell, ...]:
+    """The cells that the flags ask for, with the numbers that they give."""
+    chosen = []
+    for cell in CELLS.values():
+        if bench.cells and cell.name not in bench.cells:
+            continue
+        if bench.quick and cell.quick is None and not bench.cells:
+            continue
+        if bench.quick and cell.quick:
+            cell = replace(cell, rows_per_step=cell.quick[0], steps=cell.quick[1])
+        flags = {'max_length': bench.max_length, 'rows_per_step': bench.rows_per_step, 'steps': bench.steps}
+        given = {name: value for name, value in flags.items() if value}
+        chosen.append(replace(cell, **(given if cell.kind == 'train' else {})))
+    return tuple(chosen)

@@ -1,0 +1,130 @@
+"""Runs inside a peer's process: writes down when each optimizer step ended and what went through it.
+
+Used by every tool built on transformers' Trainer: ``watch(job)`` wraps ``Trainer.train``, so the tool's own code runs
+as it is, only in the order of the file. Events are JSON lines in ``job['events']``.
+"""
+
+import importlib.metadata
+import json
+import os
+import resource
+import sys
+import time
+
+PACKAGES = ('torch', 'transformers', 'peft', 'accelerate', 'datasets', 'trl', 'ms-swift', 'llamafactory', 'swift')
+
+
+class Events:
+    """The file of events. ``wall`` is the machine's monotonic clock, which the process that started us reads too."""
+
+    def __init__(self, path):
+        self.file = open(path, 'a', buffering=1, encoding='utf-8')  # noqa: SIM115  (open as long as the process)
+
+    def write(self, **event):
+        self.file.write(json.dumps(event) + '\n')
+
+    def step(self, **facts):
+        """An optimizer step is over."""
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = time.process_time() + children.ru_utime + children.ru_stime
+        self.write(wall=time.monotonic(), cpu=cpu, **facts)
+
+
+def begin():
+    """The job of this process, its events, and versions as the first of them."""
+    with open(sys.argv[1], encoding='utf-8') as file:
+        job = json.load(file)
+    import torch
+
+    torch.set_num_threads(job['threads'])
+    events = Events(job['events'])
+    events.write(versions=versions(), threads=torch.get_num_threads())
+    return job, events
+
+
+def versions():
+    """Versions of the packages that matter and are here."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def rows_of(job):
+    """The rows of the job."""
+    with open(job['rows'], encoding='utf-8') as file:
+        return [json.loads(line) for line in file]
+
+
+def micro(job):
+    """(rows of a micro-batch, micro-batches of a step) of the job."""
+    step, batch = job['rows_per_step'], job['options'].get('batch', 1)
+    if job['options'].get('packing'):
+        return 1, job['packs_per_step']
+    batch = min(batch or step, step)
+    return batch, -(-step // batch)
+
+
+def recompute(job):
+    """What the job says of gradient checkpointing: nothing, or a switch."""
+    said = job['options'].get('recompute')
+    return {} if said is None else {'gradient_checkpointing': said}
+
+
+def watch(job, events):
+    """Wrap ``transformers.Trainer.train``: rows in file order, an event for every step."""
+    import transformers
+    from torch.utils.data import SequentialSampler
+
+    class Clock(transformers.TrainerCallback):
+        def __init__(self):
+            self.seen = {}
+
+        def on_step_end(self, args, state, control, **kwargs):
+            events.step(step=state.global_step, **self.seen)
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if logs and 'loss' in logs:
+                events.write(step=state.global_step, loss=float(logs['loss']))
+
+    train = transformers.Trainer.train
+
+    def watched(trainer, *args, **kwargs):
+        clock, batches = Clock(), trainer.get_batch_samples
+
+        def counted(*args, **kwargs):
+            samples, items = batches(*args, **kwargs)
+            clock.seen = count(samples)
+            return samples, items
+
+        trainer.get_batch_samples = counted
+        trainer._get_train_sampler = lambda dataset=None: SequentialSampler(
+            trainer.train_dataset if dataset is None else dataset
+        )
+        trainer.add_callback(clock)
+        return train(trainer, *args, **kwargs)
+
+    transformers.Trainer.train = watched
+
+
+def count(samples):
+    """Real tokens, cells of the padded batch and supervised tokens of the micro-batches of a step."""
+    total = {'tokens': 0, 'cells': 0, 'supervised': 0}
+    for batch in samples:
+        ids, mask = batch['input_ids'], batch.get('attention_mask')
+        plain = mask is None or mask.dim() != 2
+        total['cells'] += ids.numel()
+        total['tokens'] += ids.numel() if plain else int((mask != 0).sum())
+        if batch.get('labels') is not None:
+            total['supervised'] += int((batch['labels'][..., 1:] != -100).sum())
+    return total
+
+
+def quiet():
+    """No network, no progress bars, no trackers."""
+    os.environ.update(
+        HF_HUB_OFFLINE='1', HF_DATASETS_OFFLINE='1', TOKENIZERS_PARALLELISM='false', WANDB_DISABLED='true'
+    )

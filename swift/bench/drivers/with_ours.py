@@ -1,0 +1,47 @@
+"""``swift sft`` and ``swift pt`` as a user runs them, with an event at the end of every optimizer step."""
+
+from watch import begin, micro, quiet
+
+quiet()
+job, events = begin()
+
+import swift  # noqa: E402
+from swift.parallel.one_device import TorchBackend  # noqa: E402
+
+forward_backward, optim_step = TorchBackend.forward_backward, TorchBackend.optim_step
+seen = {'step': 0}
+
+
+def counted(backend, batches, objective):
+    """The step's tokens and loss."""
+    metrics = forward_backward(backend, batches, objective)
+    tokens = sum(len(batch.input_ids) for batch in batches)
+    supervised = sum(int((batch.weight != 0).sum()) for batch in batches)
+    total, divisor = metrics['loss']
+    seen.update(tokens=tokens, cells=tokens, supervised=supervised, loss=float(total) / max(float(divisor), 1e-30))
+    return metrics
+
+
+def stepped(backend, **kwargs):
+    """The step's end."""
+    facts = optim_step(backend, **kwargs)
+    seen['step'] += 1
+    events.step(**seen)
+    return facts
+
+
+TorchBackend.forward_backward, TorchBackend.optim_step = counted, stepped
+batch, accumulation = micro(job)
+flags = {
+    'model': job['model'], 'dataset': job['rows'], 'output_dir': job['scratch'], 'tuner_type': job['tuner'],
+    'lora_rank': job['rank'], 'lora_alpha': job['alpha'], 'lora_dropout': 0, 'torch_dtype': 'bfloat16',
+    'per_device_train_batch_size': batch, 'gradient_accumulation_steps': accumulation, 'max_steps': job['steps'],
+    'max_length': job['max_length'], 'learning_rate': job['learning_rate'], 'weight_decay': job['weight_decay'],
+    'adam_beta2': job['adam_beta2'], 'seed': job['seed'], 'dataset_shuffle': False, 'train_dataloader_shuffle': False,
+    'packing': job['packing'], 'save_strategy': 'no', 'report_to': 'none', 'logging_steps': 1, 'lint': 'warn',
+    'use_cpu': job['device'] == 'cpu', **job.get('flags', {}),
+}  # fmt: skip
+if job['packing']:
+    flags |= {'per_device_train_batch_size': 1, 'gradient_accumulation_steps': job['packs_per_step']}
+argv = [word for name, value in flags.items() for word in (f'--{name}', str(value))]
+(swift.sft_main if job['stage'] == 'sft' else swift.pt_main)(argv)

@@ -1,0 +1,134 @@
+"""The report as tables for people: one a cell, every side with its ratio to ours, winners and losers alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from swift.bench import limits, ratio
+from swift.bench.peers import OURS, SIDES
+from swift.core import files
+from swift.core.table import table
+
+AGREE, AGREE_REORDERED = 1e-2, 1e-1  # relative difference of first losses; of mean losses where packs differ
+Row = tuple[str, ...]
+
+# Heading, what of a run, and how it is shown. An arrow down: less is better.
+FIGURES = (
+    ('tokens/s', ratio.tokens_per_second, lambda value: f'{value:,.0f}'),
+    ('CPU s per M tokens ↓', ratio.cpu_per_million, lambda value: f'{value:,.0f}'),
+    ('peak GiB ↓', ratio.peak, lambda value: f'{value / 2**30:.2f}'),
+    ('start to first step s ↓', ratio.start, lambda value: f'{value:.1f}'),
+)
+RATES = (('a second', ratio.rate, lambda value: f'{value:,.0f}'),)
+
+
+def write(found: dict[str, Any], folder: Path, out: TextIO) -> int:
+    """Print the tables, and write ``report.json``, ``report.md`` and, with matplotlib, ``report.png`` into ``folder``.
+
+    Returns:
+        1 if losses disagree or a run of ours failed, else 0.
+    """
+    for cell in found['cells'].values():
+        cell['limit'] = _limit(found, cell)
+        cell['losses'] = list(losses(cell))
+    for line in _terminal(found):
+        print(line, file=out)
+    files.write(folder / 'report.md', '\n'.join(_markdown(found)) + '\n')
+    files.write(folder / 'report.json', json.dumps(found, indent=1, ensure_ascii=False))
+    print(f'\n{folder}/report.json, report.md', file=out)
+    failed = any(not run['ok'] for cell in found['cells'].values() for run in cell['sides'].get(OURS, ()))
+    wrong = any(not agrees for cell in found['cells'].values() for *_, agrees in cell['losses'])
+    return int(failed or wrong)
+
+
+def losses(cell: dict[str, Any]) -> Iterator[tuple[str, float, float, int, bool]]:
+    """(side, its loss, ours, supervised tokens it has more than ours in the first step, whether they agree)."""
+    ours = next((run for run in cell['sides'].get(OURS, ()) if run['ok'] and run['steps']), None)
+    if ours is None:
+        return
+    reordered = {side.name for side in SIDES if side.reordered} if not cell['cell']['packing'] else set(cell['sides'])
+    for name, runs in cell['sides'].items():
+        run = next((run for run in runs if run['ok']), None)
+        if run is None or name == OURS or run['steps'][0]['loss'] is None:
+            continue
+        a, b = (_mean_loss(each) if name in reordered else each['steps'][0]['loss'] for each in (ours, run))
+        more = 0 if name in reordered else run['steps'][0]['supervised'] - ours['steps'][0]['supervised']
+        yield name, b, a, more, abs(b - a) <= (AGREE_REORDERED if name in reordered else AGREE) * abs(a)
+
+
+def _mean_loss(run: dict[str, Any]) -> float:
+    """Mean loss of all supervised tokens of a run."""
+    total = sum(step['loss'] * step['supervised'] for step in run['steps'])
+    return total / sum(step['supervised'] for step in run['steps'])
+
+
+def _limit(found: dict[str, Any], cell: dict[str, Any]) -> float | None:
+    """Tokens a second that the better of the two probes allows; None for other work or without a probe."""
+    probes = [probe for probe in found['probes'] if probe]
+    ours = next((run for run in cell['sides'].get(OURS, ()) if run['ok'] and run['steps']), None)
+    if not probes or ours is None or cell['cell']['kind'] != 'train':
+        return None
+    tokens, supervised = (sum(step[name] for step in ours['steps']) for name in ('tokens', 'supervised'))
+    facts = {'supervised': supervised / tokens, 'reach': cell['rows']['reach'], 'step': tokens / len(ours['steps'])}
+    return max(limits.tokens_per_second(probe, cell['cell']['tuner'], **facts) for probe in probes)
+
+
+def rows_of(cell: dict[str, Any]) -> Iterator[Row]:
+    """The table of a cell: a heading, then each side, the fastest first, with its ratio to ours and the interval."""
+    ours = [run for run in cell['sides'].get(OURS, ()) if run['ok']]
+    figures = FIGURES if cell['cell']['kind'] == 'train' else RATES
+    yield ('', *(text for heading, *_ in figures for text in (heading, 'ours / it')), 'runs')
+    good = {name: [run for run in runs if run['ok']] for name, runs in cell['sides'].items()}
+    fastest = sorted((n for n in good if good[n]), key=lambda n: -ratio.median(good[n], figures[0][1]))
+    for name in fastest:
+        cells = []
+        for _, values, show in figures:
+            compared = str(ratio.ratio(ours, good[name], values)) if ours and name != OURS else ''
+            cells += [show(ratio.median(good[name], values)), compared]
+        yield (name, *cells, str(len(good[name])))
+
+
+def failures(cell: dict[str, Any]) -> Iterator[str]:
+    """What went wrong, a line a side."""
+    for name, runs in cell['sides'].items():
+        for run in runs:
+            if not run['ok']:
+                yield f'{name}: {run["error"]}'
+
+
+def notes(found: dict[str, Any], cell: dict[str, Any]) -> Iterator[str]:
+    """The lines under a table: rows, limit, losses."""
+    rows = cell['rows']
+    yield f'{rows["count"]} rows of {rows["mean"]:.0f} tokens on average, {rows["dropped"]} longer ones left out'
+    if cell['limit']:
+        yield f'limit by the matrix products measured in the same run: {cell["limit"]:,.0f} tokens/s'
+    for name, theirs, ours, more, agrees in cell['losses']:
+        mask = f', {more:+d} supervised tokens in it' if more else ''
+        yield f'{"first loss" if agrees else "LOSSES DISAGREE"}: {name} {theirs:.4f}, ours {ours:.4f}{mask}'
+
+
+def _terminal(found: dict[str, Any]) -> Iterator[str]:
+    for cell in found['cells'].values():
+        yield f'\n{cell["cell"]["title"]}'
+        yield from table(list(rows_of(cell)), cells=200)
+        for line in [*notes(found, cell), *failures(cell)]:
+            yield f'  {line}'
+    before, after = (load[0] for load in found['load'])
+    yield f'\nload average {before:.2f} before, {after:.2f} after; {found["threads"]} threads'
+
+
+def _markdown(found: dict[str, Any]) -> Iterator[str]:
+    for cell in found['cells'].values():
+        yield f'## {cell["cell"]["title"]}\n'
+        heading, *lines = rows_of(cell)
+        yield f'| {" | ".join(heading)} |'
+        yield f'|{" --- |" * len(heading)}'
+        for line in lines:
+            yield f'| {" | ".join(line)} |'
+        yield ''
+        for line in [*notes(found, cell), *failures(cell)]:
+            yield f'- {line.splitlines()[0]}'
+        yield ''
