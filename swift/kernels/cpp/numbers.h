@@ -3,6 +3,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("prefer-vector-width=512")  // the default of 256 loses a third here
+#endif
+
 struct bf16 {
     uint16_t bits;
 };
@@ -22,8 +26,7 @@ static inline void narrow(float x, bf16 &out) {
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
     uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    uint32_t quiet = (bits >> 16) | 0x40u;  // NaN stays NaN
-    out.bits = uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+    out.bits = uint16_t(x != x ? 0x7fc0u : rounded);  // NaN stays NaN
 }
 
 // exp(x) for x <= 88: 2^n 2^f, |f| <= 1/2, 2^f by its Taylor polynomial of degree 6; relative error below 2e-7.
