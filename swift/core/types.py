@@ -103,9 +103,21 @@ ROLES = ('template', 'system', 'user', 'assistant', 'tool', 'text')
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """How N sequences lie end to end. Plain integers, so that kernels never synchronise a device to read them."""
+    """How N sequences lie end to end. Plain integers, so that kernels never synchronise a device to read them.
+
+    A segment may continue an earlier one, its prefix: its tokens see the prefix whole, and whatever that continues,
+    and their positions go on after it. ``prefix_of[i]`` is the index of segment i's prefix, or -1; () means that no
+    segment has one.
+    """
 
     lengths: tuple[int, ...]
+    prefix_of: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if self.prefix_of and not (
+            len(self.prefix_of) == len(self.lengths) and all(-1 <= p < i for i, p in enumerate(self.prefix_of))
+        ):
+            raise ValueError(f'prefix_of {self.prefix_of}: one index of an earlier segment, or -1, for each segment')
 
     @property
     def total(self) -> int:
@@ -119,13 +131,26 @@ class Segments:
             out.append(out[-1] + length)
         return tuple(out)
 
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """``prefix_of``, written out: N numbers."""
+        return self.prefix_of or (-1,) * len(self.lengths)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Position of each segment's first token: the tokens of what it continues. N numbers."""
+        out: list[int] = []
+        for parent in self.parents:
+            out.append(out[parent] + self.lengths[parent] if parent >= 0 else 0)
+        return tuple(out)
+
 
 @dataclass(slots=True)
 class Batch:
     """T tokens, N sequences laid end to end; no padding anywhere."""
 
     input_ids: Tensor  # [T] int64
-    position_ids: Tensor  # [T] int64, restarts with each sequence
+    position_ids: Tensor  # [T] int64, restarts with each sequence, or goes on after its prefix
     segments: Segments
     weight: Tensor  # [T] float32, loss weight of predicting this token
     streams: dict[str, Tensor] = field(default_factory=dict)  # [T] or [N]: ref_logps, advantages, label, ...

@@ -9,18 +9,22 @@ Shapes: ``T`` tokens, ``H`` query heads, ``K`` key heads, ``D`` head width, ``L`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from swift.core.types import Segments
+from swift.kernels import flash, prefix, segmentwise
+from swift.kernels.segmentwise import Rules
 
 NAME = 'swift_packed'
+PLAIN = 'swift_packed_plain'
+"""The same by torch's own operations."""
 
 # Largest relative difference of a packed and a separate forward that the probe takes for rounding. Models reduce
 # in fp32 inside even when their weights are fp64.
@@ -29,6 +33,10 @@ PROBE_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-
 
 class Uncovered(Exception):
     """A layer asks for attention that this kernel does not compute."""
+
+
+REFUSALS = (Uncovered, TypeError, ValueError, KeyError, AttributeError, RuntimeError, NotImplementedError)
+"""How models say that they do not go along."""
 
 
 def packed_attention(
@@ -46,6 +54,7 @@ def packed_attention(
     s_aux: Tensor | None = None,
     is_causal: bool | None = None,
     position_bias: Tensor | None = None,
+    fast: bool = True,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of transformers' interface over the segments of a pack. Returns ([1, T, H, D], None)."""
@@ -53,86 +62,56 @@ def packed_attention(
         raise Uncovered('the model hands its attention a mask or a position bias of its own')
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise Uncovered('packed attention takes one row without a cache')
-    causal = getattr(module, 'is_causal', True) if is_causal is None else is_causal
-    lengths = segments.lengths if segments is not None else (query.shape[2],)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # split, not slices: its backward is one concatenation instead of a full-size zero tensor per segment
-    parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    if softcap is None and s_aux is None:
-        outs = [_sdpa(q, k, v, causal, sliding_window, scale, dropout) for q, k, v in parts]
-    else:
-        outs = [_explicit(q, k, v, causal, sliding_window, scale, dropout, softcap, s_aux) for q, k, v in parts]
-    return torch.cat(outs, 2).transpose(1, 2).contiguous(), None
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None, scale: float, dropout: float) -> Tensor:
-    """One segment [1, H, L, D] by torch's kernel; a mask only where the window is shorter than the segment."""
-    mask = _mask(q.shape[2], causal, window, q.device) if window is not None and window < q.shape[2] else None
-    return F.scaled_dot_product_attention(
-        q, k, v, mask, dropout, is_causal=causal and mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    rules = Rules(
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        causal=getattr(module, 'is_causal', True) if is_causal is None else is_causal,
+        window=sliding_window,
+        cap=softcap,
+        sinks=s_aux,
+        dropout=dropout,
     )
+    if torch.is_autocast_enabled(query.device.type):
+        query, key, value = (each.to(torch.get_autocast_dtype(query.device.type)) for each in (query, key, value))
+    segments = segments or Segments((query.shape[2],))
+    attend = _choose(query, key, value, segments, rules) if fast else segmentwise.attend
+    return attend(query, key, value, segments, rules), None
 
 
-def _explicit(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    causal: bool,
-    window: int | None,
-    scale: float,
-    dropout: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
-    """One segment with explicit scores, for softcap (Gemma 2) and attention sinks (gpt-oss).
-
-    ``scores = c tanh(q k^T scale / c)``; a sink is one more logit per head in the softmax's denominator.
-    """
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    scores = q @ k.transpose(2, 3) * scale  # [1, H, L, L]
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    mask = _mask(q.shape[2], causal, window, q.device)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float('-inf'))
-    if sinks is not None:
-        column = sinks.reshape(1, -1, 1, 1).expand(1, q.shape[1], q.shape[2], 1)
-        scores = torch.cat([scores, column.to(scores.dtype)], -1)
-    weights = torch.softmax(scores, -1, dtype=_reduction(scores.dtype)).to(q.dtype)
-    weights = weights[..., : k.shape[2]]
-    return F.dropout(weights, dropout) @ v
+def _choose(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rules: Rules) -> Callable[..., Tensor]:
+    """The fastest kernel that computes this: a function of shapes, types, rules and the machine, never of values."""
+    if not rules.causal or rules.dropout:
+        return segmentwise.attend
+    if flash.takes(q, k, v):
+        return _flash
+    reaching = rules.window is not None and (bool(segments.prefix_of) or q.device.type == 'cpu')
+    if (q.is_cuda or segments.prefix_of) and rules.cap is None and rules.sinks is None and not reaching:
+        return _merged if prefix.takes(q, k, v) else segmentwise.attend
+    return segmentwise.attend
 
 
-def _reduction(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype == torch.float64 else torch.float32
+def _flash(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rules: Rules) -> Tensor:
+    return flash.attend(q, k, v, segments, scale=rules.scale, window=rules.window, cap=rules.cap, sinks=rules.sinks)
 
 
-def _mask(length: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
-    """True where a query (row) sees a key (column): the last ``window`` positions up to itself. [L, L]"""
-    if not causal and window is None:
-        return None
-    at = torch.arange(length, device=device)
-    distance = at[:, None] - at[None, :]
-    seen = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
-    if window is not None:
-        seen &= distance.abs() < window
-    return seen
+def _merged(q: Tensor, k: Tensor, v: Tensor, segments: Segments, rules: Rules) -> Tensor:
+    return prefix.attend(q, k, v, segments, scale=rules.scale, window=rules.window)
 
 
 AttentionInterface.register(NAME, packed_attention)
+AttentionInterface.register(PLAIN, partial(packed_attention, fast=False))
 
 
-def install(model: PreTrainedModel, max_length: int) -> str | None:
+def install(model: PreTrainedModel, max_length: int, *, fast: bool = True) -> str | None:
     """Make ``model`` use packed attention for rows of up to ``max_length`` tokens.
 
-    Returns None, or why the model cannot pack; then it is left with the attention it came with.
+    ``fast`` False leaves out the kernels of this room; ``model.set_attn_implementation`` goes from NAME to PLAIN and
+    back at any time. Returns None, or why the model cannot pack; then it is left with the attention it came with.
     """
     before = model.config._attn_implementation or 'eager'
     reason = _long_range(model, max_length)
     if reason is None:
         with _evaluating(model), torch.no_grad():
-            reason = _probe(model, before)
+            reason = _probe(model, before, NAME if fast else PLAIN)
     if reason is not None:
         model.set_attn_implementation(before)
     return reason
@@ -147,17 +126,17 @@ def _long_range(model: PreTrainedModel, max_length: int) -> str | None:
     return None
 
 
-def _probe(model: PreTrainedModel, before: str) -> str | None:
+def _probe(model: PreTrainedModel, before: str, name: str) -> str | None:
     """Two packed segments against two calls, and a change of the first that must not reach the second."""
-    device, vocabulary = next(model.parameters()).device, model.config.get_text_config().vocab_size
-    ids = (torch.arange(23, device=device) * 7919 + 13) % vocabulary
-    first, second, other = ids[:12], ids[12:], (ids[:12] + 1) % vocabulary
+    ids = _probe_ids(model)
+    first, second, other = ids[:12], ids[12:], (ids[:12] + 1) % model.config.get_text_config().vocab_size
     try:
         alone = torch.cat([model(input_ids=part[None], use_cache=False).logits[0] for part in (first, second)])
-        model.set_attn_implementation(NAME)
-        packed = _packed_logits(model, first, second)
-        moved = _packed_logits(model, other, second)[len(first) :]
-    except (Uncovered, TypeError, ValueError, KeyError, AttributeError, RuntimeError, NotImplementedError) as error:
+        model.set_attn_implementation(name)
+        segments = Segments((len(first), len(second)))
+        packed = _packed_logits(model, segments, first, second)
+        moved = _packed_logits(model, segments, other, second)[len(first) :]
+    except REFUSALS as error:
         return f'its layers do not take packed attention ({type(error).__name__}: {str(error)[:120]})'
     tolerance = PROBE_TOLERANCE[model.dtype]
     leak = _relative(moved, packed[len(first) :])
@@ -169,14 +148,36 @@ def _probe(model: PreTrainedModel, before: str) -> str | None:
     return None
 
 
-def _packed_logits(model: PreTrainedModel, *parts: Tensor) -> Tensor:
-    lengths = tuple(len(part) for part in parts)
-    positions = torch.cat([torch.arange(n, device=parts[0].device) for n in lengths])
+def shares_prefixes(model: PreTrainedModel) -> str | None:
+    """Whether a model that has packed attention also computes sequences with a common prefix as if each had its own.
+
+    Two continuations of one prefix against two whole sequences. Returns None, or why not.
+    """
+    ids = _probe_ids(model)
+    start, one, other = ids[:9], ids[9:16], ids[16:]
+    with _evaluating(model), torch.no_grad():
+        try:
+            whole = [_packed_logits(model, Segments((9 + len(part),)), start, part) for part in (one, other)]
+            shared = _packed_logits(model, Segments((9, len(one), len(other)), (-1, 0, 0)), start, one, other)
+        except REFUSALS as error:
+            return f'its layers do not take shared prefixes ({type(error).__name__}: {str(error)[:120]})'
+    difference = _relative(shared, torch.cat([whole[0], whole[1][9:]]))
+    if difference > PROBE_TOLERANCE[model.dtype]:
+        return f'shared and repeated prefixes differ by {difference:.1e} (allowed {PROBE_TOLERANCE[model.dtype]:.0e})'
+    return None
+
+
+def _probe_ids(model: PreTrainedModel) -> Tensor:
+    device, vocabulary = next(model.parameters()).device, model.config.get_text_config().vocab_size
+    return (torch.arange(23, device=device) * 7919 + 13) % vocabulary
+
+
+def _packed_logits(model: PreTrainedModel, segments: Segments, *parts: Tensor) -> Tensor:
+    device = parts[0].device
+    spans = zip(segments.offsets, segments.lengths, strict=True)
+    positions = torch.cat([torch.arange(at, at + n, device=device) for at, n in spans])
     return model(
-        input_ids=torch.cat(parts)[None],
-        position_ids=positions[None],
-        segments=Segments(lengths),
-        use_cache=False,
+        input_ids=torch.cat(parts)[None], position_ids=positions[None], segments=segments, use_cache=False
     ).logits[0]
 
 

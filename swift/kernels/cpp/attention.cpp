@@ -1,0 +1,604 @@
+// Causal attention over sequences that lie end to end, some of which continue another one (its prefix), forward and
+// backward, after FlashAttention-2 (arXiv 2307.08691): blocks of queries against blocks of keys, online softmax,
+// the backward pass recomputes the weights from the log-sum-exp.
+//
+//   S = scale Q K^T, capped to cap tanh(S / cap);  P = exp(S - lse);  O = P V
+//   dV = P^T dO;  dS = P o (dO V^T - rowsum(dO o O)) [o (1 - tanh^2)];  dQ = scale dS K;  dK = scale dS^T Q
+//
+// A sequence sees its ancestors whole and itself causally: a position's keys are those before it along that chain.
+// Sequences that share an ancestor form a tree. Work is cut into items (tree, key head, ranges of blocks) that write
+// disjoint results, each in one fixed order: which thread does what, and how many there are, changes no bit.
+#include <omp.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "attention_blocks.h"
+
+namespace attention {
+
+struct Heads {  // where a token's heads lie, in numbers
+    int64_t token, head;
+};
+
+struct Problem {
+    const int64_t *starts, *lengths, *parents;  // [segments]; parent -1: none, else an earlier segment
+    int64_t segments, tokens, heads, key_heads, width, window;  // window 0: no limit
+    float scale, cap;                                           // cap 0: none
+    int D;                                                      // width, zero-padded for the engine
+};
+
+template <class T>
+struct Arrays {
+    const T *q, *k, *v, *grad;
+    Heads q_at, k_at, v_at, grad_at;
+    T *out;  // [tokens][heads][width]
+    T *dq, *dk, *dv;
+    Heads dq_at, dk_at, dv_at;
+    float *lse, *delta;  // [heads][tokens]
+    const float *sinks;  // [heads] or null: one more logit in each softmax
+};
+
+// ------------------------------------------------------------------------------------------------------------- plan
+struct Block {
+    int segment, n;           // n tokens ...
+    int64_t token, position;  // ... from this one of the row, whose position in its chain is that
+};
+
+struct Tree {
+    std::vector<Block> blocks;  // in the order of the row
+    int64_t cost = 0;           // pairs of blocks that see each other
+};
+
+struct Range {
+    int from, to;
+};
+
+struct Item {
+    int tree, key_head;
+    Range queries, keys;  // blocks of the tree
+    bool for_queries, for_keys;  // what is computed: O or dQ of these queries; dK and dV of these keys
+    int64_t cost;
+};
+
+struct Plan {
+    std::vector<Tree> trees;
+    std::vector<std::vector<int>> chains;  // of each segment: its ancestors from the root, and itself
+    std::vector<Range> own;                // blocks of each segment in its tree
+    std::vector<int> tree;                 // of each segment
+};
+
+static Plan make_plan(const Problem &is) {
+    Plan plan;
+    std::vector<int64_t> position(is.segments);
+    for (int s = 0; s < is.segments; ++s) {
+        int64_t parent = is.parents[s];
+        plan.chains.push_back(parent < 0 ? std::vector<int>() : plan.chains[parent]);
+        plan.chains[s].push_back(s);
+        position[s] = parent < 0 ? 0 : position[parent] + is.lengths[parent];
+        plan.tree.push_back(parent < 0 ? int(plan.trees.size()) : plan.tree[parent]);
+        if (parent < 0) plan.trees.emplace_back();
+        auto &blocks = plan.trees[plan.tree[s]].blocks;
+        Range own{int(blocks.size()), 0};
+        for (int64_t at = 0; at < is.lengths[s]; at += BLOCK)
+            blocks.push_back({s, int(std::min<int64_t>(BLOCK, is.lengths[s] - at)), is.starts[s] + at, position[s] + at});
+        own.to = int(blocks.size());
+        plan.own.push_back(own);
+    }
+    return plan;
+}
+
+// Blocks of an ancestor (or of itself) that a block of queries sees, in the tree's numbers, within `keys`.
+static Range visible(const Problem &is, const Plan &plan, const Tree &tree, const Block &query, int ancestor, Range keys) {
+    Range own = plan.own[ancestor];
+    if (own.from == own.to) return own;
+    int64_t first = tree.blocks[own.from].position, last = query.position + query.n - 1;
+    int64_t oldest = is.window ? query.position - is.window + 1 : 0;
+    int from = own.from + (oldest > first ? int((oldest - first) / BLOCK) : 0);
+    int to = std::min<int64_t>(own.to, own.from + (last - first) / BLOCK + 1);
+    from = std::max(from, keys.from), to = std::min(to, keys.to);
+    return {from, std::max(from, to)};
+}
+
+// For each block of a tree: with how many key blocks it works as queries, with how many query blocks as keys.
+static void count_pairs(const Problem &is, const Plan &plan, const Tree &tree, std::vector<int64_t> &as_queries,
+                        std::vector<int64_t> &as_keys) {
+    int n = int(tree.blocks.size());
+    as_queries.assign(n, 0), as_keys.assign(n + 1, 0);
+    for (int b = 0; b < n; ++b)
+        for (int ancestor : plan.chains[tree.blocks[b].segment]) {
+            Range seen = visible(is, plan, tree, tree.blocks[b], ancestor, {0, n});
+            as_queries[b] += seen.to - seen.from;
+            if (seen.from < seen.to) ++as_keys[seen.from], --as_keys[seen.to];
+        }
+    for (int b = 0; b < n; ++b) as_keys[b + 1] += as_keys[b];
+}
+
+// Consecutive blocks cut into ranges that cost at least `target`.
+static std::vector<Item> cut(const std::vector<int64_t> &costs, int n, int64_t target) {
+    std::vector<Item> out;
+    for (int from = 0, to; from < n; from = to) {
+        int64_t cost = 0;
+        for (to = from; to < n && (to == from || cost < target); ++to) cost += costs[to];
+        out.push_back({0, 0, {from, to}, {from, to}, false, false, cost});
+    }
+    return out;
+}
+
+// The work list, costly items first. Forward: ranges of queries. Backward: a tree at once where threads stay busy,
+// else keys and queries apart, at 7/5 of the products.
+static std::vector<Item> make_items(const Problem &is, Plan &plan, bool backward) {
+    std::vector<int64_t> as_queries, as_keys;
+    int64_t total = 0, threads = omp_get_max_threads();
+    for (auto &tree : plan.trees) {
+        count_pairs(is, plan, tree, as_queries, as_keys);
+        for (int64_t each : as_queries) tree.cost += each;
+        total += tree.cost * is.key_heads;
+    }
+    std::vector<Item> items;
+    for (int t = 0; t < int(plan.trees.size()); ++t) {
+        Tree &tree = plan.trees[t];
+        int n = int(tree.blocks.size());
+        if (!n) continue;
+        std::vector<Item> pieces;
+        if (backward && 10 * tree.cost * threads <= 16 * total) {
+            pieces = {{0, 0, {0, n}, {0, n}, true, true, tree.cost * 5}};
+        } else {
+            count_pairs(is, plan, tree, as_queries, as_keys);
+            pieces = cut(as_queries, n, total / (4 * threads) + 1);
+            for (auto &each : pieces) each.keys = {0, n}, each.for_queries = true, each.cost *= 3;
+            if (backward)
+                for (auto each : cut(as_keys, n, total / (4 * threads) + 1))
+                    pieces.push_back({0, 0, {0, n}, each.keys, false, true, each.cost * 4});
+        }
+        for (int head = 0; head < is.key_heads; ++head)
+            for (auto each : pieces) each.tree = t, each.key_head = head, items.push_back(each);
+    }
+    std::stable_sort(items.begin(), items.end(), [](const Item &a, const Item &b) { return a.cost > b.cost; });
+    return items;
+}
+
+// -------------------------------------------------------------------------------------------------------- workspace
+// Memory of a thread that lives on between calls, unless it is large. Pieces are aligned to cache lines.
+struct Workspace {
+    static const size_t KEPT = size_t(16) << 20;
+    char *memory = nullptr;
+    size_t size = 0, used = 0;
+
+    ~Workspace() { std::free(memory); }
+
+    void reserve(size_t bytes) {
+        used = 0;
+        if (bytes <= size) return;
+        std::free(memory);
+        size = (bytes + 63) / 64 * 64;
+        memory = (char *)std::aligned_alloc(64, size);
+    }
+
+    void trim() {
+        if (size <= KEPT) return;
+        std::free(memory);
+        memory = nullptr, size = 0;
+    }
+
+    template <class U>
+    U *take(size_t count) {
+        U *out = (U *)(memory + used);
+        used += (count * sizeof(U) + 63) / 64 * 64;
+        return out;
+    }
+};
+
+static Workspace &workspace() {
+    static thread_local Workspace mine;
+    return mine;
+}
+
+// ----------------------------------------------------------------------------------------------------------- scores
+const float LOG2E = 1.44269504088896341f, LN2 = 0.693147180559945309f;
+
+struct Scale {  // raw products to logits in units of log 2
+    float factor, cap;  // cap 0: logit = factor x; else cap tanh(factor x)
+
+    explicit Scale(const Problem &is)
+        : factor(is.cap ? is.scale / is.cap : is.scale * LOG2E), cap(is.cap * LOG2E) {}
+
+    vec logits(vec x) const { return cap ? cap * tanh(x * factor) : x * factor; }
+
+    // Logits, and in `slope` d logit / d x in natural units, over the scale.
+    vec logits(vec x, vec &slope) const {
+        if (!cap) return x * factor;
+        vec t = tanh(x * factor);
+        slope = 1.0f - t * t;
+        return cap * t;
+    }
+};
+
+// Which keys of a block the queries of another see: row r those in [from(r), to(r)).
+struct Sight {
+    int64_t shift;  // position of the first query less that of the first key
+    int64_t window;
+    int queries, keys;
+
+    Sight(const Problem &is, const Block &query, const Block &key)
+        : shift(query.position - key.position), window(is.window), queries(query.n), keys(key.n) {}
+
+    int from(int r) const { return window ? int(std::max<int64_t>(0, shift + r - window + 1)) : 0; }
+    int to(int r) const { return r < queries ? int(std::min<int64_t>(keys, shift + r + 1)) : 0; }
+    bool whole(int grain) const {
+        return queries % grain == 0 && keys % grain == 0 && to(0) == keys && from(queries - 1) == 0;
+    }
+    vec keep(vec x, int r, int column, float otherwise) const {
+        ivec at = indices() + column;
+        ivec seen = (at >= ivec{} + from(r)) & (at < ivec{} + to(r));
+        return seen ? x : all(otherwise);
+    }
+};
+
+// ---------------------------------------------------------------------------------------------------------- forward
+template <class Engine>
+struct ForwardSpace {
+    typedef typename Engine::E E;
+    int D;
+    E *rows, *weights;               // [64][D], [64][64]
+    float *scores, *sums, *top;      // [64][64], [64][D], [64]
+    vec *total;                      // [64] sums of weights, by lane
+    uint32_t *keys, *values;         // packed blocks of the tree
+    std::vector<char> packed;
+    size_t step;                     // words of a packed block
+
+    static size_t bytes(int D, int blocks) {
+        size_t step = size_t(BLOCK) * D / Engine::PAIR;
+        return 1024 + 64 * D * 8 + 64 * 64 * 8 + 64 * 68 + 2 * step * blocks * 4;
+    }
+
+    ForwardSpace(Workspace &from, int width, int blocks) : D(width), step(size_t(BLOCK) * D / Engine::PAIR) {
+        from.reserve(bytes(D, blocks));
+        rows = from.take<E>(64 * D), weights = from.take<E>(64 * 64);
+        scores = from.take<float>(64 * 64), sums = from.take<float>(64 * D), top = from.take<float>(64);
+        total = from.take<vec>(64);
+        keys = from.take<uint32_t>(step * blocks), values = from.take<uint32_t>(step * blocks);
+        packed.assign(blocks, 0);
+    }
+};
+
+template <class Engine, class T>
+static void pack_for_forward(const Problem &is, const Arrays<T> &x, ForwardSpace<Engine> &space, const Block &block, int b,
+                             int head) {
+    if (space.packed[b]) return;
+    space.packed[b] = 1;
+    const T *k = x.k + block.token * x.k_at.token + head * x.k_at.head;
+    const T *v = x.v + block.token * x.v_at.token + head * x.v_at.head;
+    auto *rows = (typename Engine::E *)space.sums;  // free between blocks of queries
+    pack_rows<Engine>(rows, k, x.k_at.token, block.n, int(is.width), is.D);
+    pack_turned<Engine>(space.keys + b * space.step, rows, block.n, is.D);
+    pack_rows<Engine>(rows, v, x.v_at.token, block.n, int(is.width), is.D);
+    pack_pairs<Engine>(space.values + b * space.step, rows, block.n, is.D);
+}
+
+// Scores to weights exp2(logit - top), with what was summed before brought to the new top.
+template <class Engine, bool WHOLE>
+static void soften(const Scale &scale, const Sight &sight, ForwardSpace<Engine> &space) {
+    int rows = up(sight.queries, Engine::GRAIN), columns = up(sight.keys, Engine::GRAIN);
+    const float none = -__builtin_inff();
+    for (int r = 0; r < rows; ++r) {
+        float *scores = space.scores + r * BLOCK;
+        vec highest_yet = all(none);
+        for (int c = 0; c < columns; c += LANES) {
+            vec logit = scale.logits(load(scores + c));
+            if (!WHOLE) logit = sight.keep(logit, r, c, none);
+            store(scores + c, logit);
+            highest_yet = logit > highest_yet ? logit : highest_yet;
+        }
+        float before = space.top[r], now = std::max(before, highest(highest_yet));
+        float zero = now == none ? 0.0f : now;  // a row that has seen nothing yet
+        vec total{};
+        for (int c = 0; c < columns; c += LANES) {
+            vec weight = exp2(load(scores + c) - zero);
+            total += weight;
+            Engine::put(space.weights + r * BLOCK + c, weight);
+        }
+        if (now != before) {
+            float fade = exp2(all(before - zero))[0];
+            space.top[r] = now;
+            space.total[r] *= fade;
+            for (int d = 0; d < space.D; d += LANES)
+                store(space.sums + r * space.D + d, load(space.sums + r * space.D + d) * fade);
+        }
+        space.total[r] += total;
+    }
+}
+
+template <class Engine, class T>
+static void forward_item(const Problem &is, const Plan &plan, const Arrays<T> &x, const Item &item) {
+    const Tree &tree = plan.trees[item.tree];
+    const Scale scale(is);
+    const int D = is.D, group = int(is.heads / is.key_heads), width = int(is.width);
+    ForwardSpace<Engine> space(workspace(), D, int(tree.blocks.size()));
+    for (int b = item.queries.from; b < item.queries.to; ++b) {
+        const Block &query = tree.blocks[b];
+        for (int ancestor : plan.chains[query.segment]) {
+            Range seen = visible(is, plan, tree, query, ancestor, item.keys);
+            for (int j = seen.from; j < seen.to; ++j) pack_for_forward(is, x, space, tree.blocks[j], j, item.key_head);
+        }
+        int rows = up(query.n, Engine::GRAIN);
+        for (int head = item.key_head * group; head < (item.key_head + 1) * group; ++head) {
+            pack_rows<Engine>(space.rows, x.q + query.token * x.q_at.token + head * x.q_at.head, x.q_at.token, query.n,
+                              width, D);
+            std::memset(space.sums, 0, rows * D * sizeof(float));
+            for (int r = 0; r < rows; ++r) {
+                space.top[r] = x.sinks ? x.sinks[head] * LOG2E : -__builtin_inff();
+                space.total[r] = vec{};
+                space.total[r][0] = x.sinks ? 1.0f : 0.0f;
+            }
+            for (int ancestor : plan.chains[query.segment]) {
+                Range seen = visible(is, plan, tree, query, ancestor, item.keys);
+                for (int j = seen.from; j < seen.to; ++j) {
+                    Sight sight(is, query, tree.blocks[j]);
+                    int columns = up(sight.keys, Engine::GRAIN);
+                    Engine::product(space.scores, BLOCK, space.rows, D, space.keys + j * space.step, BLOCK, rows, columns,
+                                    D, true);
+                    if (sight.whole(Engine::GRAIN))
+                        soften<Engine, true>(scale, sight, space);
+                    else
+                        soften<Engine, false>(scale, sight, space);
+                    Engine::product(space.sums, D, space.weights, BLOCK, space.values + j * space.step, D, rows, D,
+                                    columns, false);
+                }
+            }
+            for (int r = 0; r < query.n; ++r) {
+                float total = sum(space.total[r]);
+                float *sums = space.sums + r * D;
+                for (int d = 0; d < D; d += LANES) store(sums + d, load(sums + d) * (1.0f / total));
+                convert(sums, x.out + ((query.token + r) * is.heads + head) * is.width, width);
+                x.lse[head * is.tokens + query.token + r] = space.top[r] * LN2 + __builtin_logf(total);
+            }
+        }
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------- backward
+template <class Engine>
+struct BackwardSpace {
+    typedef typename Engine::E E;
+    int D;
+    E *q_rows, *q_columns, *grad_rows, *grad_columns;  // [64][D], [D][64]
+    uint32_t *pairs, *weights, *slopes_pairs;          // [64 / PAIR][D], [64 / PAIR][64]: P and dS
+    E *slopes;                                         // [64][64] dS
+    float *scores, *products, *dq, *lse, *delta;       // S, dO V^T [64][64]; [64][D]; [64]
+    uint32_t *keys, *key_pairs, *values;               // packed blocks of the tree
+    float *dk, *dv;                                    // [D][64] of each block
+    std::vector<char> packed;
+    size_t step;
+
+    static size_t bytes(int D, int blocks) {
+        size_t step = size_t(BLOCK) * D / Engine::PAIR;
+        return 4096 + 64 * D * 4 * 6 + 64 * 64 * 4 * 5 + 2 * 64 * 4 + (3 * step + 2 * 64 * size_t(D)) * blocks * 4;
+    }
+
+    BackwardSpace(Workspace &from, int width, int blocks) : D(width), step(size_t(BLOCK) * D / Engine::PAIR) {
+        from.reserve(bytes(D, blocks));
+        q_rows = from.take<E>(64 * D), q_columns = from.take<E>(64 * D);
+        grad_rows = from.take<E>(64 * D), grad_columns = from.take<E>(64 * D);
+        pairs = from.take<uint32_t>(64 * D / Engine::PAIR), weights = from.take<uint32_t>(64 * 64 / Engine::PAIR);
+        slopes_pairs = from.take<uint32_t>(64 * 64 / Engine::PAIR), slopes = from.take<E>(64 * 64);
+        scores = from.take<float>(64 * 64), products = from.take<float>(64 * 64), dq = from.take<float>(64 * D);
+        lse = from.take<float>(64), delta = from.take<float>(64);
+        keys = from.take<uint32_t>(step * blocks), key_pairs = from.take<uint32_t>(step * blocks);
+        values = from.take<uint32_t>(step * blocks);
+        dk = from.take<float>(size_t(64) * D * blocks), dv = from.take<float>(size_t(64) * D * blocks);
+        packed.assign(blocks, 0);
+    }
+};
+
+template <class Engine, class T>
+static void pack_for_backward(const Problem &is, const Arrays<T> &x, BackwardSpace<Engine> &space, const Block &block, int b,
+                              int head) {
+    if (space.packed[b]) return;
+    space.packed[b] = 1;
+    const T *k = x.k + block.token * x.k_at.token + head * x.k_at.head;
+    const T *v = x.v + block.token * x.v_at.token + head * x.v_at.head;
+    auto *rows = (typename Engine::E *)space.dq;  // free between blocks of queries
+    pack_rows<Engine>(rows, k, x.k_at.token, block.n, int(is.width), is.D);
+    pack_turned<Engine>(space.keys + b * space.step, rows, block.n, is.D);
+    pack_pairs<Engine>(space.key_pairs + b * space.step, rows, block.n, is.D);
+    pack_rows<Engine>(rows, v, x.v_at.token, block.n, int(is.width), is.D);
+    pack_turned<Engine>(space.values + b * space.step, rows, block.n, is.D);
+    std::memset(space.dk + size_t(b) * BLOCK * is.D, 0, size_t(BLOCK) * is.D * sizeof(float));
+    std::memset(space.dv + size_t(b) * BLOCK * is.D, 0, size_t(BLOCK) * is.D * sizeof(float));
+}
+
+// A block of queries of one head: its packings, log-sum-exp in units of log 2, and rowsum(dO o O).
+template <class Engine, class T>
+static void take_queries(const Problem &is, const Arrays<T> &x, BackwardSpace<Engine> &space, const Block &query, int head,
+                         bool for_keys) {
+    const int D = is.D, width = int(is.width), rows = up(query.n, Engine::GRAIN);
+    const T *grad = x.grad + query.token * x.grad_at.token + head * x.grad_at.head;
+    pack_rows<Engine>(space.q_rows, x.q + query.token * x.q_at.token + head * x.q_at.head, x.q_at.token, query.n, width, D);
+    pack_rows<Engine>(space.grad_rows, grad, x.grad_at.token, query.n, width, D);
+    if (for_keys) {
+        pack_pairs<Engine>(space.pairs, space.q_rows, query.n, D);
+        pack_columns<Engine>(space.q_columns, space.pairs, query.n, D);
+        pack_pairs<Engine>(space.pairs, space.grad_rows, query.n, D);
+        pack_columns<Engine>(space.grad_columns, space.pairs, query.n, D);
+    }
+    for (int r = 0; r < rows; ++r) {
+        bool real = r < query.n;
+        const T *out = x.out + ((query.token + r) * is.heads + head) * is.width;
+        float total = 0;
+        if (real) {
+#pragma omp simd reduction(+ : total)
+            for (int d = 0; d < width; ++d) total += wide(grad[r * x.grad_at.token + d]) * wide(out[d]);
+        }
+        space.delta[r] = total;
+        space.lse[r] = real ? x.lse[head * is.tokens + query.token + r] * LOG2E : 0.0f;
+    }
+}
+
+// S and dO V^T to P (pairs) and dS (rows and pairs).
+template <class Engine, bool WHOLE>
+static void slope(const Scale &scale, float natural, const Sight &sight, BackwardSpace<Engine> &space) {
+    int rows = up(sight.queries, Engine::GRAIN), columns = up(sight.keys, Engine::GRAIN);
+    for (int r = 0; r < rows; r += 2)
+        for (int c = 0; c < columns; c += LANES) {
+            vec weight[2], slope[2];
+            for (int i = 0; i < 2; ++i) {
+                vec rate = all(1.0f);
+                vec logit = scale.logits(load(space.scores + (r + i) * BLOCK + c), rate);
+                weight[i] = exp2(logit - space.lse[r + i]);
+                if (!WHOLE) weight[i] = sight.keep(weight[i], r + i, c, 0.0f);
+                slope[i] = weight[i] * (load(space.products + (r + i) * BLOCK + c) - space.delta[r + i]) * rate * natural;
+                if (!WHOLE) slope[i] = sight.keep(slope[i], r + i, c, 0.0f);
+                Engine::put(space.slopes + (r + i) * BLOCK + c, slope[i]);
+            }
+            int at = r / Engine::PAIR * BLOCK + c;
+            Engine::put_pair(space.weights + at, BLOCK, weight[0], weight[1]);
+            Engine::put_pair(space.slopes_pairs + at, BLOCK, slope[0], slope[1]);
+        }
+}
+
+template <class Engine>
+static void backward_pair(const Problem &is, const Scale &scale, const Sight &sight, const Item &item, int b,
+                          BackwardSpace<Engine> &space) {
+    const int D = is.D, rows = up(sight.queries, Engine::GRAIN), columns = up(sight.keys, Engine::GRAIN);
+    Engine::product(space.scores, BLOCK, space.q_rows, D, space.keys + b * space.step, BLOCK, rows, columns, D, true);
+    Engine::product(space.products, BLOCK, space.grad_rows, D, space.values + b * space.step, BLOCK, rows, columns, D,
+                    true);
+    if (sight.whole(Engine::GRAIN))
+        slope<Engine, true>(scale, is.scale, sight, space);
+    else
+        slope<Engine, false>(scale, is.scale, sight, space);
+    if (item.for_keys) {
+        Engine::product(space.dv + size_t(b) * BLOCK * D, BLOCK, space.grad_columns, BLOCK, space.weights, BLOCK, D,
+                        columns, rows, false);
+        Engine::product(space.dk + size_t(b) * BLOCK * D, BLOCK, space.q_columns, BLOCK, space.slopes_pairs, BLOCK, D,
+                        columns, rows, false);
+    }
+    if (item.for_queries)
+        Engine::product(space.dq, D, space.slopes, BLOCK, space.key_pairs + b * space.step, D, rows, D, columns, false);
+}
+
+template <class Engine, class T>
+static void backward_item(const Problem &is, const Plan &plan, const Arrays<T> &x, const Item &item) {
+    const Tree &tree = plan.trees[item.tree];
+    const Scale scale(is);
+    const int D = is.D, group = int(is.heads / is.key_heads), width = int(is.width);
+    BackwardSpace<Engine> space(workspace(), D, int(tree.blocks.size()));
+    for (int b = item.queries.from; b < item.queries.to; ++b) {
+        const Block &query = tree.blocks[b];
+        int pairs = 0;
+        for (int ancestor : plan.chains[query.segment]) {
+            Range seen = visible(is, plan, tree, query, ancestor, item.keys);
+            for (int j = seen.from; j < seen.to; ++j, ++pairs)
+                pack_for_backward(is, x, space, tree.blocks[j], j, item.key_head);
+        }
+        if (!pairs) continue;
+        for (int head = item.key_head * group; head < (item.key_head + 1) * group; ++head) {
+            take_queries(is, x, space, query, head, item.for_keys);
+            std::memset(space.dq, 0, 64 * D * sizeof(float));
+            for (int ancestor : plan.chains[query.segment]) {
+                Range seen = visible(is, plan, tree, query, ancestor, item.keys);
+                for (int j = seen.from; j < seen.to; ++j)
+                    backward_pair(is, scale, Sight(is, query, tree.blocks[j]), item, j, space);
+            }
+            if (!item.for_queries) continue;
+            for (int r = 0; r < query.n; ++r) {
+                convert(space.dq + r * D, x.dq + (query.token + r) * x.dq_at.token + head * x.dq_at.head, width);
+                x.delta[head * is.tokens + query.token + r] = space.delta[r];
+            }
+        }
+    }
+    for (int b = item.keys.from; item.for_keys && b < item.keys.to; ++b) {
+        const Block &key = tree.blocks[b];
+        T *const to[2] = {x.dk + key.token * x.dk_at.token + item.key_head * x.dk_at.head,
+                          x.dv + key.token * x.dv_at.token + item.key_head * x.dv_at.head};
+        const float *const from[2] = {space.dk, space.dv};
+        const int64_t stride[2] = {x.dk_at.token, x.dv_at.token};
+        for (int i = 0; i < 2; ++i) {
+            transpose(from[i] + size_t(b) * BLOCK * D, BLOCK, space.dq, D, D, up(key.n, 16));
+            for (int r = 0; r < key.n; ++r) convert(space.dq + r * D, to[i] + r * stride[i], width);
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------- runs
+template <class Engine, class T>
+static void run(Problem is, const Arrays<T> &x, bool backward) {
+    is.D = up(is.width, Engine::GRAIN);
+    Plan plan = make_plan(is);
+    const std::vector<Item> items = make_items(is, plan, backward);
+#pragma omp parallel
+    {
+        Engine::begin();
+#pragma omp for schedule(dynamic, 1)
+        for (size_t i = 0; i < items.size(); ++i) {
+            if (backward)
+                backward_item<Engine>(is, plan, x, items[i]);
+            else
+                forward_item<Engine>(is, plan, x, items[i]);
+        }
+        workspace().trim();
+        Engine::end();
+    }
+}
+
+static void choose(const Problem &is, const Arrays<float> &x, bool backward, bool) { run<Wide>(is, x, backward); }
+
+static void choose(const Problem &is, const Arrays<bf16> &x, bool backward, bool tiles) {
+#if HAS_TILES
+    if (tiles && Tiles::granted()) return run<Tiles>(is, x, backward);
+#endif
+    (void)tiles;
+    run<Wide>(is, x, backward);
+}
+
+// `table` [3][segments]: starts, lengths, parents. `at`: token and head strides of q, k, v (and grad, dq, dk, dv).
+static Problem problem(const int64_t *table, int64_t segments, int64_t tokens, int64_t heads, int64_t key_heads,
+                       int64_t width, float scale, float cap, int64_t window) {
+    return {table, table + segments, table + 2 * segments, segments, tokens, heads, key_heads, width, window, scale, cap, 0};
+}
+
+template <class T>
+static void forward(const T *q, const T *k, const T *v, T *out, float *lse, const float *sinks, const Heads *at,
+                    const Problem &is, bool tiles) {
+    Arrays<T> x{};
+    x.q = q, x.k = k, x.v = v, x.out = out, x.lse = lse, x.sinks = sinks;
+    x.q_at = at[0], x.k_at = at[1], x.v_at = at[2];
+    choose(is, x, false, tiles);
+}
+
+template <class T>
+static void backward(const T *grad, const T *q, const T *k, const T *v, T *out, float *lse, float *delta, T *dq, T *dk,
+                     T *dv, const Heads *at, const Problem &is, bool tiles) {
+    Arrays<T> x{};
+    x.q = q, x.k = k, x.v = v, x.grad = grad, x.out = out, x.lse = lse, x.delta = delta, x.dq = dq, x.dk = dk, x.dv = dv;
+    x.q_at = at[0], x.k_at = at[1], x.v_at = at[2], x.grad_at = at[3];
+    x.dq_at = at[4], x.dk_at = at[5], x.dv_at = at[6];
+    choose(is, x, true, tiles);
+}
+
+}  // namespace attention
+
+#define ATTENTION(NAME, T)                                                                                            \
+    extern "C" void attention_forward_##NAME(void *q, void *k, void *v, void *out, void *lse, void *sinks, void *at,  \
+                                             void *table, int64_t segments, int64_t tokens, int64_t heads,            \
+                                             int64_t key_heads, int64_t width, float scale, float cap,                \
+                                             int64_t window, int64_t tiles) {                                         \
+        attention::forward((const T *)q, (const T *)k, (const T *)v, (T *)out, (float *)lse, (const float *)sinks,    \
+                           (const attention::Heads *)at,                                                              \
+                           attention::problem((const int64_t *)table, segments, tokens, heads, key_heads, width,      \
+                                              scale, cap, window),                                                    \
+                           tiles);                                                                                    \
+    }                                                                                                                 \
+    extern "C" void attention_backward_##NAME(void *grad, void *q, void *k, void *v, void *out, void *lse,            \
+                                              void *delta, void *dq, void *dk, void *dv, void *at, void *table,       \
+                                              int64_t segments, int64_t tokens, int64_t heads, int64_t key_heads,     \
+                                              int64_t width, float scale, float cap, int64_t window, int64_t tiles) { \
+        attention::backward((const T *)grad, (const T *)q, (const T *)k, (const T *)v, (T *)out, (float *)lse,        \
+                            (float *)delta, (T *)dq, (T *)dk, (T *)dv, (const attention::Heads *)at,                  \
+                            attention::problem((const int64_t *)table, segments, tokens, heads, key_heads, width,     \
+                                               scale, cap, window),                                                   \
+                            tiles);                                                                                   \
+    }
+ATTENTION(bf16, bf16)
+ATTENTION(f32, float)
