@@ -25,7 +25,7 @@ REGISTRY_STRING = re.compile(r'(swift(?:\.\w+)+)(?::\w+)?')
 
 # Optional libraries and those that only one place may know; the file is the adapter.
 ADAPTERS = {
-    'bitsandbytes': ('models/quant.py', 'train/optim.py'),
+    'bitsandbytes': ('models/quant.py', 'train/optim.py', 'bench/drivers/'),
     'modelscope': ('hub/modelscope.py',),
     'huggingface_hub': ('hub/huggingface.py',),
     'gguf': ('models/gguf.py',),

@@ -57,9 +57,10 @@ def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     dialect = learn(plan.tokenizer, plan.conversations)
     if dialect is None:
         say('the chat template could not be read apart: each tool uses its own, and losses may differ by their masks')
-    probes = [_probe(plan, 'before', say)]
+    trains = any(cell.kind == 'train' for cell in plan.cells)
+    probes = [_probe(plan, 'before', say)] if trains else []
     cells = {cell.name: _cell(plan, cell, dialect, started, say) for cell in plan.cells}
-    probes.append(_probe(plan, 'after', say))
+    probes += [_probe(plan, 'after', say)] if trains else []
     return {
         'started': started,
         'seconds': time.time() - started,
@@ -108,7 +109,7 @@ def _sides(plan: Plan, cell: Cell) -> list[Side]:
 
 SINGLE = {
     'tokenise': (Side('ours', OURS), Side('datasets.map + apply_chat_template', 'trl')),
-    'pack': (Side('ours', OURS), Side('trl bfd', 'trl')),
+    'pack': (Side('ours', OURS), Side('trl bfd', 'trl'), Side('trl bfd, one batch', 'trl', {'batch': 0})),
 }
 SCRIPTS = {
     ('tokenise', OURS): 'tokenise_ours.py',
@@ -157,7 +158,9 @@ def _job(plan: Plan, cell: Cell, made: rows.Rows, dialect: Dialect | None) -> di
         'packs_per_step': max(1, round(tokens / cell.max_length)),
         'rows_per_step': cell.rows_per_step,
         'max_length': cell.max_length,
-        'steps': cell.steps if cell.kind == 'train' else 0,
+        'steps': cell.steps,
+        'count': made.count if cell.kind != 'pack' else cell.count,
+        'tries': cell.tries,
         'dialect': asdict(dialect) if dialect else None,
         'chat_template': dialect.jinja() if dialect else None,
         'rank': RANK,
@@ -180,7 +183,7 @@ def _rows(plan: Plan, cell: Cell, dialect: Dialect | None) -> rows.Rows:
         text = dialect.write(row) if dialect else plan.tokenizer.apply_chat_template(row, tokenize=False)
         return len(encode(text, add_special_tokens=False))
 
-    count = cell.count or round(cell.rows_per_step * cell.steps * rows.SPARE)
+    count = 1 if cell.kind == 'pack' else cell.count or round(cell.rows_per_step * cell.steps * rows.SPARE)
     return rows.write(plan.folder / f'{cell.name}.jsonl', cell.rows, plan.conversations, length, cell.max_length, count)
 
 

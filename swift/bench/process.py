@@ -114,12 +114,14 @@ def _read(path: Path, started: float) -> dict[str, Any]:
         elif 'loss' in event:
             losses.setdefault(event['step'], event['loss'])
         else:
-            facts |= {name: value for name, value in event.items() if name in ('versions', 'result', 'threads')}
+            facts |= event
     for step in facts['steps']:
         step.setdefault('loss', losses.get(step['step']))
         del step['wall']
     if facts['steps']:
         facts['first_step'] = facts['steps'][0]['seconds']
+    if 'peak' in facts:  # the device's own count
+        facts['peak_rss'] = facts.pop('peak')
     return facts
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from swift.bench import limits, ratio
+from swift.bench import limits, plot, ratio
 from swift.bench.peers import OURS, SIDES
 from swift.core import files
 from swift.core.table import table
@@ -38,7 +38,8 @@ def write(found: dict[str, Any], folder: Path, out: TextIO) -> int:
         print(line, file=out)
     files.write(folder / 'report.md', '\n'.join(_markdown(found)) + '\n')
     files.write(folder / 'report.json', json.dumps(found, indent=1, ensure_ascii=False))
-    print(f'\n{folder}/report.json, report.md', file=out)
+    drawn = ', report.png' if plot.draw(found, folder / 'report.png') else ''
+    print(f'\n{folder}/report.json, report.md{drawn}', file=out)
     failed = any(not run['ok'] for cell in found['cells'].values() for run in cell['sides'].get(OURS, ()))
     wrong = any(not agrees for cell in found['cells'].values() for *_, agrees in cell['losses'])
     return int(failed or wrong)
@@ -67,7 +68,7 @@ def _mean_loss(run: dict[str, Any]) -> float:
 
 def _limit(found: dict[str, Any], cell: dict[str, Any]) -> float | None:
     """Tokens a second that the better of the two probes allows; None for other work or without a probe."""
-    probes = [probe for probe in found['probes'] if probe]
+    probes = [probe for probe in cell.get('probes', found['probes']) if probe]
     ours = next((run for run in cell['sides'].get(OURS, ()) if run['ok'] and run['steps']), None)
     if not probes or ours is None or cell['cell']['kind'] != 'train':
         return None
@@ -101,13 +102,24 @@ def failures(cell: dict[str, Any]) -> Iterator[str]:
 
 def notes(found: dict[str, Any], cell: dict[str, Any]) -> Iterator[str]:
     """The lines under a table: rows, limit, losses."""
-    rows = cell['rows']
-    yield f'{rows["count"]} rows of {rows["mean"]:.0f} tokens on average, {rows["dropped"]} longer ones left out'
+    rows = cell['rows'] if cell['cell']['kind'] == 'train' else None
+    if rows:
+        yield f'{rows["count"]} rows of {rows["mean"]:.0f} tokens on average, {rows["dropped"]} longer ones left out'
+    for name, runs in cell['sides'].items():
+        yield from (f'{name}: {_said(run["result"])}' for run in runs[:1] if run['ok'] and run['result'])
     if cell['limit']:
         yield f'limit by the matrix products measured in the same run: {cell["limit"]:,.0f} tokens/s'
+    for name, runs in cell['sides'].items():
+        known = {f'{package} {version}' for run in runs[:1] for package, version in run['versions'].items()}
+        yield f'{name}: {", ".join(sorted(known))}'
     for name, theirs, ours, more, agrees in cell['losses']:
         mask = f', {more:+d} supervised tokens in it' if more else ''
         yield f'{"first loss" if agrees else "LOSSES DISAGREE"}: {name} {theirs:.4f}, ours {ours:.4f}{mask}'
+
+
+def _said(result: dict[str, Any]) -> str:
+    """What a piece of work gave, so that the same is seen to be compared."""
+    return f'{result["fill"]:.2%} full' if 'fill' in result else f'{result["check"]:,} supervised tokens'
 
 
 def _terminal(found: dict[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from swift.bench.args import BenchArgs
@@ -38,7 +38,7 @@ def sft(bench: BenchArgs, names: list[str]) -> int:
     from swift.bench import compare, report
 
     plan = _plan(bench)
-    found = compare.measure(plan, lambda text: print(text, flush=True))
+    found = compare.measure(plan, _say)
     return report.write(found, plan.folder, sys.stdout)
 
 
@@ -51,12 +51,10 @@ def _plan(bench: BenchArgs):
     if bench.quick == bench.full:
         raise ConfigError('give --quick (ten minutes) or --full (every cell and side)')
     pythons = {peers.OURS: sys.executable, **environments.pythons(bench.peers, bench.peer_python)}
-    chosen = cells.choose(bench)
-    if not chosen:
-        raise ConfigError(f'--cells {" ".join(bench.cells)}: expected some of {", ".join(cells.CELLS)}')
+    _check_cells(bench, cells.CELLS)
     builder = models.outline(ModelArgs(model=bench.model or MODEL))
     return compare.Plan(
-        cells=chosen,
+        cells=cells.choose(bench),
         sides=tuple(s for s in peers.SIDES if s.peer in pythons and (s.quick or bench.full)),
         pythons=pythons,
         model=builder.info.path,
@@ -77,7 +75,50 @@ def prepare(bench: BenchArgs, names: list[str]) -> int:
     """Build the environments of these peers. Returns 1 if one failed."""
     from swift.bench import environments
 
-    return int(bool(environments.prepare(names, lambda text: print(text, flush=True))))
+    return int(bool(environments.prepare(names, _say)))
 
 
-ACTIONS: dict[str, Callable[[BenchArgs, list[str]], int]] = {'prepare': prepare, 'sft': sft}
+def gpu(bench: BenchArgs, names: list[str]) -> int:
+    """Measure on a GPU, and print the tables."""
+    from swift.bench import compare, report
+    from swift.bench import gpu as room
+
+    _check_cells(bench, [cell.name for cell in room.CELLS])
+    folder = compare.folder(Path(bench.output_dir or 'output/bench'), bench)
+    found = room.measure(
+        folder, bench.device or 'cuda', bench.cells,
+        tiny=bench.tiny, repeats=bench.repeats or 2, timeout=bench.timeout, seed=bench.seed, say=_say,
+    )  # fmt: skip
+    return report.write(found, folder, sys.stdout)
+
+
+def kernels(bench: BenchArgs, names: list[str]) -> int:
+    """Time each kernel against eager. Returns 1 if one gives wrong numbers, whatever the times are."""
+    from swift.bench import cases
+    from swift.bench import kernels as room
+    from swift.core.table import table
+
+    _check_cells(bench, cases.CASES)
+    device = bench.device or 'cpu'
+    shapes = ['tiny'] if bench.tiny else ['SmolLM2-135M', *(['Llama-3-8B'] if bench.full or device != 'cpu' else [])]
+    results = list(room.measure(bench.cells, shapes, device, tries=bench.repeats or (5 if bench.quick else 20)))
+    print('\n'.join(table(room.table_of(results), cells=200)))
+    return int(not all(each.right for each in results))
+
+
+def _check_cells(bench: BenchArgs, known: Collection[str]) -> None:
+    for name in bench.cells:
+        if name not in known:
+            raise ConfigError(f'--cells {name}: expected some of {", ".join(known)}{did_you_mean(name, known)}')
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+ACTIONS: dict[str, Callable[[BenchArgs, list[str]], int]] = {
+    'prepare': prepare,
+    'sft': sft,
+    'kernels': kernels,
+    'gpu': gpu,
+}

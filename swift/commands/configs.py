@@ -250,7 +250,8 @@ class BenchConfig(Config):
 CONFIGS: dict[str, type[Config]] = {
     config.verb: config
     for config in (
-        SftConfig, PtConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, ShowConfig, DoctorConfig, BenchConfig,
+        SftConfig, PtConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, ShowConfig, DoctorConfig,
+        BenchConfig,
     )
 }  # fmt: skip
 

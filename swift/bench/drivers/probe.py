@@ -37,7 +37,8 @@ def products(out, into):
 
 def shapes():
     """(out, in) of every linear layer with how often it comes, the head's apart."""
-    config = AutoConfig.from_pretrained(job['model']).get_text_config()
+    given = job.get('config')
+    config = AutoConfig.for_model(**given) if given else AutoConfig.from_pretrained(job['model']).get_text_config()
     with torch.device('meta'):
         model = AutoModelForCausalLM.from_config(config)
     head, body = model.get_output_embeddings(), {}

@@ -7,6 +7,7 @@ as it is, only in the order of the file. Events are JSON lines in ``job['events'
 import importlib.metadata
 import json
 import os
+import random
 import resource
 import sys
 import time
@@ -57,6 +58,12 @@ def rows_of(job):
     """The rows of the job."""
     with open(job['rows'], encoding='utf-8') as file:
         return [json.loads(line) for line in file]
+
+
+def lengths_of(job):
+    """Lengths of as many sequences as the job says, spread as those of chat data are, the same for everyone."""
+    dice = random.Random(job['seed'])
+    return [min(job['max_length'], 8 + int(dice.lognormvariate(5, 0.9))) for _ in range(job['count'])]
 
 
 def micro(job):

@@ -52,7 +52,7 @@ flags = {
 }  # fmt: skip
 if job['stage'] == 'pt':
     flags['dataset'] = pretraining(rows_of(job))
-elif job['dialect']:
+if job['dialect']:
     register(job['dialect'])
     flags['template'] = NAME
 words = [

@@ -15,14 +15,16 @@ if job['stage'] == 'sft':
     tokenizer.chat_template = job['chat_template']
 batch, accumulation = micro(job)
 packing = job['options'].get('packing', False) or job['packing']
+padding_free = job['options'].get('padding_free', False) and not packing
 adapter = LoraConfig(r=job['rank'], lora_alpha=job['alpha'], target_modules='all-linear', task_type='CAUSAL_LM')
 arguments = SFTConfig(
     job['scratch'], max_steps=job['steps'], per_device_train_batch_size=batch,
     gradient_accumulation_steps=accumulation, learning_rate=job['learning_rate'], weight_decay=job['weight_decay'],
     adam_beta2=job['adam_beta2'], lr_scheduler_type='cosine', bf16=True, use_cpu=job['device'] == 'cpu',
     logging_steps=1, save_strategy='no', report_to=[], seed=job['seed'], disable_tqdm=True,
-    max_length=job['max_length'], assistant_only_loss=job['stage'] == 'sft', packing=packing,
-    padding_free=job['options'].get('padding_free', False), model_init_kwargs={'dtype': 'bfloat16'},
+    max_length=None if padding_free else job['max_length'],  # rows fit; TRL refuses both at once
+    assistant_only_loss=job['stage'] == 'sft', packing=packing,
+    padding_free=padding_free, model_init_kwargs={'dtype': 'bfloat16'},
     **recompute(job),
 )  # fmt: skip
 watch(job, events)

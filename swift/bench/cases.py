@@ -1,0 +1,127 @@
+"""Each kernel beside the plain operations it stands for: a table of what ``swift bench kernels`` times and checks.
+
+A case makes tensors for a shape, and has two functions of them that compute the same. The truth is the plain one in
+float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swift.core.types import Segments
+from swift.kernels import gated, norm
+from swift.kernels.attention import packed_attention
+from swift.kernels.logprobs import Head, linear_logprobs
+from swift.kernels.lora import Member, lora_group, plain_group
+
+EPS, SCALE = 1e-5, 4.0
+Made = Sequence[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a model that kernels see, and the lengths of the sequences of a pack."""
+
+    d: int
+    inner: int
+    heads: tuple[int, int, int]  # H, K, D
+    vocabulary: int
+    lengths: tuple[int, ...]
+    rank: int = 8
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+
+PACK = (411, 37, 120, 64, 288, 15, 202, 90, 531, 77, 213)  # 2048 tokens
+SHAPES = {
+    'tiny': Shape(32, 64, (4, 2, 8), 400, (7, 1, 24)),
+    'SmolLM2-135M': Shape(576, 1536, (9, 3, 64), 49152, PACK),
+    'Llama-3-8B': Shape(4096, 14336, (32, 8, 128), 128256, PACK * 4),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """``make(shape)`` gives tensors on the CPU in fp32; those numbered in ``learns`` have gradients.
+
+    ``fast`` and ``plain`` take (tensors, shape) and give outputs.
+    """
+
+    name: str
+    make: Callable[[Shape], Made]
+    learns: tuple[int, ...]
+    fast: Callable[[Made, Shape], Made]
+    plain: Callable[[Made, Shape], Made]
+
+
+def _rand(*shape: int) -> Tensor:
+    return torch.randn(*shape)
+
+
+def _attention(x: Made, shape: Shape, *, fast: bool) -> Made:
+    """Packed attention, by the kernel or one sequence after the other."""
+    q, k, v = x
+    return packed_attention(torch.nn.Module(), q, k, v, None, segments=Segments(shape.lengths), fast=fast)[:1]
+
+
+def _attention_tensors(shape: Shape) -> Made:
+    heads, groups, width = shape.heads
+    return [_rand(1, count, shape.tokens, width) for count in (heads, groups, groups)]
+
+
+def _targets(x: Made) -> Tensor:
+    """Targets that depend on nothing but their number."""
+    return torch.arange(len(x[0]), device=x[0].device) * 7919 % len(x[1])
+
+
+def _plain_logprobs(x: Made, shape: Shape) -> Made:
+    hidden, weight = x
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    return [-F.cross_entropy(F.linear(hidden, weight).to(wide), _targets(x), reduction='none')]
+
+
+def _lora_tensors(shape: Shape) -> Made:
+    """x, then W, A, B of q, k and v."""
+    heads, groups, width = shape.heads
+    tensors = [_rand(shape.tokens, shape.d)]
+    for out in (heads * width, groups * width, groups * width):
+        tensors += [_rand(out, shape.d) * 0.02, _rand(shape.rank, shape.d) * 0.02, _rand(out, shape.rank) * 0.02]
+    return tensors
+
+
+def _members(x: Made) -> list[Member]:
+    return [Member(lambda w=x[i]: w, None, x[i + 1], x[i + 2], SCALE) for i in range(1, len(x), 3)]
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case(
+            'attention', _attention_tensors, (0, 1, 2),
+            lambda x, shape: _attention(x, shape, fast=True), lambda x, shape: _attention(x, shape, fast=False),
+        ),
+        Case(
+            'head', lambda s: [_rand(s.tokens // 2, s.d), _rand(s.vocabulary, s.d) * 0.05], (0,),
+            lambda x, shape: [linear_logprobs(x[0], Head(x[1]), _targets(x))[0]], _plain_logprobs,
+        ),
+        Case(
+            'lora', _lora_tensors, (0, 2, 3, 5, 6, 8, 9),
+            lambda x, shape: lora_group(x[0], _members(x)), lambda x, shape: plain_group(x[0], _members(x)),
+        ),
+        Case(
+            'norm', lambda s: [_rand(s.tokens, s.d), 1 + 0.1 * _rand(s.d)], (0, 1),
+            lambda x, shape: [norm.rms_norm(x[0], x[1], EPS)], lambda x, shape: [norm.plain(x[0], x[1], EPS)],
+        ),
+        Case(
+            'gated', lambda s: [_rand(s.tokens, s.inner), _rand(s.tokens, s.inner)], (0, 1),
+            lambda x, shape: [gated.gated(x[0], x[1])], lambda x, shape: [F.silu(x[0]) * x[1]],
+        ),
+    )
+}  # fmt: skip
