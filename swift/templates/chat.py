@@ -3,9 +3,9 @@
     messages --Conversation--> dicts --Renderer--> text --Tracer--> who says what --Tokenizer--> ids --Turns--> weights
 
 The text is the one that the checkpoint's own template renders, and the ids are those of its own tokenizer. One thing is
-added: if the template lets a conversation end with the bare answer, with nothing after it, the tokenizer's eos is put
-there, so that the model learns to stop. Where the next role's token would follow the answer at once and the checkpoint
-names it as a stop token (GLM's ``<|user|>``), it is put there instead.
+added: if the template lets a conversation end with the bare answer, with nothing but blanks after it, the tokenizer's
+eos is put there (and the blanks are left out), so that the model learns to stop. Where the next role's token would
+follow the answer at once and the checkpoint names it as a stop token (GLM's ``<|user|>``), it is put there instead.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class ChatTemplate:
         self._note_losses(reader, trace, messages)
         encoded = self._weigh(sample, messages, trace, tokens, turns)
         if turns and turns[-1].message == len(messages) - 1 and turns[-1].stop is None:
-            encoded = self._stopped(encoded, reader, trace, turns[-1], self.scale.turn(messages, len(messages) - 1))
+            _, size = tokens.within(turns[-1].start, turns[-1].end)
+            weight = self.scale.turn(messages, len(messages) - 1)
+            encoded = self._stopped(encoded, reader, trace, turns[-1], size, weight)
         return self.truncate(encoded)
 
     def prompt(self, messages: Sequence[Message], *, tools: Sequence[dict] = (), **kwargs: Any) -> list[int]:
@@ -179,9 +181,9 @@ class ChatTemplate:
             weight[0] = 0
         return Encoded(tokens.ids, weight, role, sample.origin)
 
-    def _stopped(self, encoded: Encoded, reader: Reader, trace: Trace, turn: Turn, weight: float) -> Encoded:
-        """The row with the stop token that its template leaves out."""
-        if turn.end < len(trace.text):
+    def _stopped(self, encoded: Encoded, reader: Reader, trace: Trace, turn: Turn, size: int, weight: float) -> Encoded:
+        """The row, whose last answer ends with token ``size``, with the stop token that its template leaves out."""
+        if trace.text[turn.end :].strip():
             self._note(f'{reader.source.name} goes on after the last answer without a stop token: none is trained')
             return encoded
         next_role = reader.turns.handover(trace, turn)
@@ -191,7 +193,7 @@ class ChatTemplate:
             return encoded
         name = self.tokenizer.convert_ids_to_tokens(id)
         self._note(f'{reader.source.name} ends the last answer with no stop token: {name} is added and trained')
-        grown = lambda array, value: np.append(array, np.array(value, dtype=array.dtype))
+        grown = lambda array, value: np.append(array[:size], np.array(value, dtype=array.dtype))
         return replace(
             encoded,
             input_ids=grown(encoded.input_ids, id),
@@ -203,8 +205,12 @@ class ChatTemplate:
         """Say once what of a row the template does not show."""
         shown = {(p.field.message, p.field.kind) for p in trace.pieces if p.field}
         for index, message in enumerate(messages):
-            if message.role != 'assistant' and message.content.strip() and (index, 'content') not in shown:
+            if (index, 'content') in shown or not thinking.answer(message):
+                continue
+            if message.role != 'assistant':
                 self._note(f'{reader.source.name} does not show the {message.role} message of some rows')
+            elif message.tool_calls:
+                self._note(f'{reader.source.name} leaves out what an answer says beside a tool call')
         if messages[-1].reasoning and (len(messages) - 1, 'reasoning') not in shown and not reader.style.inline:
             self._note(
                 f'{reader.source.name} does not show the reasoning of the last answer, so it is not trained; '

@@ -24,7 +24,8 @@ class Style:
     ``parts``: content is a list of ``{'type': 'text', 'text': ...}``; ``objects``: arguments of calls are objects, not
     JSON text; ``reasoning``: fields in which it looks for reasoning; ``blocks``: reasoning is a part of the content;
     ``moves``: reasoning inside the content must be moved there to be understood; ``ids``: it shows or compares the
-    ids of calls; ``named``: it shows no name of a tool but in the id (``functions.name:0``, as with Kimi).
+    ids of calls; ``named``: it shows no name of a tool but in the id (``functions.name:0``, as with Kimi); ``given``:
+    the ids that rows bring will do (Mistral's templates want nine letters and digits).
     """
 
     parts: bool = False
@@ -34,6 +35,7 @@ class Style:
     moves: bool = False
     ids: bool = False
     named: bool = False
+    given: bool = True
 
     @property
     def inline(self) -> bool:
@@ -67,7 +69,7 @@ class Conversation:
     def write(self, style: Style, put: Put) -> dict[str, Any]:
         """Arguments for a Renderer."""
         careful = lambda text: put(text, -1, 'other') if self.suspicious(text) else text
-        ids = tools.call_ids(self.messages, invent=style.ids, named=style.named)
+        ids = tools.call_ids(self.messages, invent=style.ids, named=style.named, given=style.given)
         return {
             'messages': [
                 self._message(message, index, ids[index], style, put) for index, message in enumerate(self.messages)

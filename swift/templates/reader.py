@@ -129,9 +129,10 @@ class Reader:
     def _with_calls(self, style: Style) -> Iterator[Style]:
         """Ways to write tool calls, ``style`` first."""
         yield style
-        for objects, named in product((True, False), (False, True)):
-            if (objects, named) != (style.objects, style.named):
-                yield replace(style, objects=objects, named=named, ids=style.ids or named)
+        for objects, named, given in product((True, False), (False, True), (True, False)):
+            other = replace(style, objects=objects, named=named, given=given, ids=style.ids or named or not given)
+            if other != style:
+                yield other
 
 
 def _check_calls(trace: Trace, conversation: Conversation) -> None:

@@ -113,4 +113,9 @@ def unheard(args: TemplateArgs, source: Source) -> Iterator[str]:
 
 def says_something(message: Message) -> bool:
     """True if an answer holds more than reasoning, which templates may strip."""
-    return bool(message.tool_calls or _INLINE.sub('', message.content, count=1).strip())
+    return bool(message.tool_calls or answer(message))
+
+
+def answer(message: Message) -> str:
+    """What a message says beside reasoning in its content and blanks around."""
+    return _INLINE.sub('', message.content, count=1).strip()

@@ -41,11 +41,13 @@ def strings(value: Any, put: Callable[[str], str], put_key: Callable[[str], str]
     return value
 
 
-def call_ids(messages: Sequence[Message], *, invent: bool, named: bool) -> list[list[str | None]]:
+def call_ids(messages: Sequence[Message], *, invent: bool, named: bool, given: bool) -> list[list[str | None]]:
     """The ids of each message's calls, and for a tool message the id of the call it answers.
 
     Missing ids are invented for templates that need them: nine characters long as Mistral's templates want, or
-    ``functions.name:0`` if ``named``. Tool messages answer calls in the order in which they were made.
+    ``functions.name:0`` if ``named``. So are those of the row if the template cannot use them: all of them without
+    ``given``, and those that do not hold the tool's name if ``named``. Tool messages answer calls in the order in which
+    they were made.
     """
     ids: list[list[str | None]] = []
     waiting: list[str | None] = []
@@ -57,7 +59,8 @@ def call_ids(messages: Sequence[Message], *, invent: bool, named: bool) -> list[
         own: list[str | None] = []
         for call in message.tool_calls:
             invented = f'functions.{call.name}:{count}' if named else f'call{count:05d}'
-            own.append(call.id or (invented if invent else None))
+            usable = given and call.id and not (named and call.name not in call.id)
+            own.append(call.id if usable else invented if invent else None)
             count += 1
         if own:
             waiting = list(own)

@@ -187,8 +187,16 @@ def test_an_answer_that_nothing_ends_gets_eos():
     assert any('is added and trained' in note for note in made.notes)
 
 
-def test_nothing_is_added_after_blanks_and_that_is_said():
+def test_blanks_after_an_answer_that_nothing_ends_give_way_to_eos():
     source = '{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n\n{% endfor %}'
+    tokenizer = bytes_tokenizer(source)
+    encoded = encode(template(tokenizer), user('a'), answer('b\n'))
+    assert weighted(encoded, tokenizer) == ['b\n</s>']
+    assert tokenizer.decode(encoded.input_ids) == '### user\na\n\n### assistant\nb\n</s>'
+
+
+def test_nothing_is_added_after_words_and_that_is_said():
+    source = '{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}Judge this.'
     tokenizer = bytes_tokenizer(source)
     made = template(tokenizer)
     assert weighted(encode(made, user('a'), answer('b')), tokenizer) == ['b']

@@ -124,8 +124,36 @@ def test_a_tool_s_name_goes_into_the_id_where_the_template_shows_ids_only():
         '{{ c.function.arguments | tojson }}{% endfor %}<|im_end|>{% endfor %}'
     )
     tokenizer = bytes_tokenizer(source)
-    stretches = weighted(encode(template(tokenizer), user('a'), CALL), tokenizer)
-    assert stretches[0].startswith('<|call|>functions.get_weather:0<|args|>{"city"')
+    for id in (None, 'call_x'):
+        call = answer('', tool_calls=(ToolCall('get_weather', ARGUMENTS, id=id),))
+        stretches = weighted(encode(template(tokenizer), user('a'), call), tokenizer)
+        assert stretches[0].startswith('<|call|>functions.get_weather:0<|args|>{"city"')
+
+
+def test_ids_of_the_row_that_the_template_refuses_are_replaced():
+    """As in Mistral's, which want nine letters and digits; OpenAI's are longer."""
+    source = (
+        '{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{% if c.id | length != 9 %}'
+        '{{ raise_exception("ids have nine characters") }}{% endif %}[{{ c.function.name }} {{ c.id }}]{% endfor %}'
+        '{% if m.tool_call_id %}({{ m.tool_call_id }}){% endif %}<|im_end|>{% endfor %}'
+    )
+    tokenizer = bytes_tokenizer(source)
+    call = answer('', tool_calls=(ToolCall('f', {}, id='call_tooLong'),))
+    text = tokenizer.decode(encode(template(tokenizer), user('a'), call, Message('tool', 'x'), answer('b')).input_ids)
+    assert text.startswith('a<|im_end|>[f call00000]<|im_end|>x(call00000)')
+
+
+def test_words_beside_a_call_that_the_template_leaves_out_are_told():
+    """As in Llama 3's."""
+    source = (
+        '{% for m in messages %}{% if m.tool_calls %}<|call|>{{ m.tool_calls[0].function.name }}{% else %}'
+        '{{ m.content }}{% endif %}<|im_end|>{% endfor %}'
+    )
+    tokenizer = bytes_tokenizer(source)
+    made = template(tokenizer)
+    call = answer('Let me look.', tool_calls=(ToolCall('f', {}),))
+    assert weighted(encode(made, user('a'), call), tokenizer) == ['<|call|>f<|im_end|>']
+    assert any('beside a tool call' in note for note in made.notes)
 
 
 def test_control_strings_in_schemas_calls_and_results_stay_text():
