@@ -19,6 +19,8 @@ def draw(found: dict[str, Any], path: Path) -> bool:
         return False
     panels = []
     for cell in found['cells'].values():
+        if cell['cell']['kind'] == 'train' and cell['cell']['steps'] <= ratio.WARM:
+            continue
         values = ratio.tokens_per_second if cell['cell']['kind'] == 'train' else ratio.rate
         good = {name: [run for run in runs if run['ok']] for name, runs in cell['sides'].items()}
         bars = sorted((ratio.median(runs, values), name) for name, runs in good.items() if runs)

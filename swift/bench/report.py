@@ -22,6 +22,7 @@ FIGURES = (
     ('peak GiB ↓', ratio.peak, lambda value: f'{value / 2**30:.2f}'),
     ('start to first step s ↓', ratio.start, lambda value: f'{value:.1f}'),
 )
+STARTS = FIGURES[:1:-1]  # of runs without a step that counts
 RATES = (('a second', ratio.rate, lambda value: f'{value:,.0f}'),)
 
 
@@ -45,8 +46,8 @@ def write(found: dict[str, Any], folder: Path, out: TextIO) -> int:
     return int(failed or wrong)
 
 
-def losses(cell: dict[str, Any]) -> Iterator[tuple[str, float, float, int, bool]]:
-    """(side, its loss, ours, supervised tokens it has more than ours in the first step, whether they agree)."""
+def losses(cell: dict[str, Any]) -> Iterator[tuple[str, str, float, float, int, bool]]:
+    """(side, first or mean, its loss, ours, supervised tokens more than ours in the first step, whether they agree)."""
     ours = next((run for run in cell['sides'].get(OURS, ()) if run['ok'] and run['steps']), None)
     if ours is None:
         return
@@ -57,7 +58,8 @@ def losses(cell: dict[str, Any]) -> Iterator[tuple[str, float, float, int, bool]
             continue
         a, b = (_mean_loss(each) if name in reordered else each['steps'][0]['loss'] for each in (ours, run))
         more = 0 if name in reordered else run['steps'][0]['supervised'] - ours['steps'][0]['supervised']
-        yield name, b, a, more, abs(b - a) <= (AGREE_REORDERED if name in reordered else AGREE) * abs(a)
+        which, allowed = ('mean', AGREE_REORDERED) if name in reordered else ('first', AGREE)
+        yield name, which, b, a, more, abs(b - a) <= allowed * abs(a)
 
 
 def _mean_loss(run: dict[str, Any]) -> float:
@@ -70,7 +72,7 @@ def _limit(found: dict[str, Any], cell: dict[str, Any]) -> float | None:
     """Tokens a second that the better of the two probes allows; None for other work or without a probe."""
     probes = [probe for probe in cell.get('probes', found['probes']) if probe]
     ours = next((run for run in cell['sides'].get(OURS, ()) if run['ok'] and run['steps']), None)
-    if not probes or ours is None or cell['cell']['kind'] != 'train':
+    if not probes or ours is None or cell['cell']['kind'] != 'train' or cell['cell']['steps'] <= ratio.WARM:
         return None
     tokens, supervised = (sum(step[name] for step in ours['steps']) for name in ('tokens', 'supervised'))
     facts = {'supervised': supervised / tokens, 'reach': cell['rows']['reach'], 'step': tokens / len(ours['steps'])}
@@ -80,16 +82,23 @@ def _limit(found: dict[str, Any], cell: dict[str, Any]) -> float | None:
 def rows_of(cell: dict[str, Any]) -> Iterator[Row]:
     """The table of a cell: a heading, then each side, the fastest first, with its ratio to ours and the interval."""
     ours = [run for run in cell['sides'].get(OURS, ()) if run['ok']]
-    figures = FIGURES if cell['cell']['kind'] == 'train' else RATES
+    figures = _figures(cell)
     yield ('', *(text for heading, *_ in figures for text in (heading, 'ours / it')), 'runs')
     good = {name: [run for run in runs if run['ok']] for name, runs in cell['sides'].items()}
-    fastest = sorted((n for n in good if good[n]), key=lambda n: -ratio.median(good[n], figures[0][1]))
+    rank = lambda name: ratio.median(good[name], figures[0][1]) * (1 if '↓' in figures[0][0] else -1)
+    fastest = sorted((name for name in good if good[name]), key=rank)
     for name in fastest:
         cells = []
         for _, values, show in figures:
             compared = str(ratio.ratio(ours, good[name], values)) if ours and name != OURS else ''
             cells += [show(ratio.median(good[name], values)), compared]
         yield (name, *cells, str(len(good[name])))
+
+
+def _figures(cell: dict[str, Any]) -> tuple:
+    if cell['cell']['kind'] != 'train':
+        return RATES
+    return FIGURES if cell['cell']['steps'] > ratio.WARM else STARTS
 
 
 def failures(cell: dict[str, Any]) -> Iterator[str]:
@@ -112,9 +121,9 @@ def notes(found: dict[str, Any], cell: dict[str, Any]) -> Iterator[str]:
     for name, runs in cell['sides'].items():
         known = {f'{package} {version}' for run in runs[:1] for package, version in run['versions'].items()}
         yield f'{name}: {", ".join(sorted(known))}'
-    for name, theirs, ours, more, agrees in cell['losses']:
+    for name, which, theirs, ours, more, agrees in cell['losses']:
         mask = f', {more:+d} supervised tokens in it' if more else ''
-        yield f'{"first loss" if agrees else "LOSSES DISAGREE"}: {name} {theirs:.4f}, ours {ours:.4f}{mask}'
+        yield f'{which} loss{"" if agrees else " DISAGREES"}: {name} {theirs:.4f}, ours {ours:.4f}{mask}'
 
 
 def _said(result: dict[str, Any]) -> str:

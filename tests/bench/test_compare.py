@@ -25,7 +25,7 @@ def done(loss=2.0, *, supervised=10, seconds=1.0, ok=True):
 
 
 def found(**sides):
-    cell = {'title': 'LoRA', 'kind': 'train', 'packing': False, 'tuner': 'lora'}
+    cell = {'title': 'LoRA', 'kind': 'train', 'packing': False, 'tuner': 'lora', 'steps': 3}
     rows = {'count': 5, 'mean': 20.0, 'dropped': 1, 'reach': 30.0}
     load = [[0.1, 0, 0], [0.2, 0, 0]]
     return {'cells': {'a': {'cell': cell, 'rows': rows, 'sides': sides}}, 'probes': [], 'load': load, 'threads': 1}
@@ -60,7 +60,7 @@ def test_equal_losses_are_fine_and_ratios_are_printed(tmp_path, capsys):
 
 def test_losses_that_disagree_fail_and_say_how_the_masks_differ(tmp_path, capsys):
     assert report.write(found(ours=[done()], plain=[done(2.1, supervised=13)]), tmp_path, sys.stdout) == 1
-    assert 'LOSSES DISAGREE: plain 2.1000, ours 2.0000, +3 supervised tokens' in capsys.readouterr().out
+    assert 'first loss DISAGREES: plain 2.1000, ours 2.0000, +3 supervised tokens' in capsys.readouterr().out
 
 
 def test_a_peer_that_fails_is_told_and_one_that_is_faster_stands_first(tmp_path, capsys):
