@@ -87,8 +87,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
     from swift.train.trainer import Trainer
 
     started = _start_of(resumed)
-    if cfg.data.max_tokens_per_batch is None and device(use_cpu=cfg.train.use_cpu) == 'cpu':
-        cfg.put('max_tokens_per_batch', CPU_TOKENS, 'derived')
+    choose_micro_batches(cfg)
     ready = prepare(cfg, now=started)
     source, evaluation = _sources(cfg, ready)
     pace = _pace(cfg, source)
@@ -132,6 +131,12 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
                 tracker.close()
     watchdog.beat('drawing plots')
     return summary.end(run, done, load_best=cfg.train.load_best_model_at_end)
+
+
+def choose_micro_batches(cfg: SftConfig) -> None:
+    """Fill in how many tokens a micro-batch has where no flag says it."""
+    if cfg.data.max_tokens_per_batch is None and device(use_cpu=cfg.train.use_cpu) == 'cpu':
+        cfg.put('max_tokens_per_batch', CPU_TOKENS, 'derived')
 
 
 def _start_of(resumed: Path | None) -> datetime:
@@ -211,12 +216,15 @@ def _better(cfg: SftConfig) -> Any:
 # ----------------------------------------------------------------------------------------------------------- model
 def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
     """The model in memory with its tuner, optimizer and schedule."""
+    from swift.kernels import switch
     from swift.parallel.one_device import TorchBackend
     from swift.train import optim, schedule
-    from swift.tuners import TUNERS
+    from swift.tuners import TUNERS, fused
 
     train, tuner = cfg.train, cfg.tuner
     builder = TUNERS[tuner.tuner_type](ready.builder, tuner)
+    if tuner.tuner_type == 'lora' and 'lora' in switch.wanted(train.kernels):
+        builder = builder.then(fused.install)
     rate = float(train.learning_rate or 0.0)
     kwargs = _json(train.lr_scheduler_kwargs, 'lr_scheduler_kwargs')
     warmup = train.warmup_steps or train.warmup_ratio
@@ -243,6 +251,7 @@ def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
 
 
 def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
+    from swift.kernels import switch
     from swift.parallel.one_device import Settings
 
     train = cfg.train
@@ -255,6 +264,7 @@ def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
         gradient_checkpointing=bool(train.gradient_checkpointing),
         neftune_alpha=train.neftune_noise_alpha or 0.0,
         attn_impl=cfg.model.attn_impl,
+        kernels=switch.wanted(train.kernels),
         kernel_check=train.kernel_check,
     )
 
@@ -354,6 +364,7 @@ def _fingerprint(
     cfg: SftConfig, ready: Prepared, pace: Pace, backend: TorchBackend, started: datetime
 ) -> dict[str, Any]:
     """Everything that the next step depends on, for a resumed run to be compared with."""
+    from swift.kernels import compiled
     from swift.train import fingerprint
 
     train = cfg.train
@@ -368,6 +379,7 @@ def _fingerprint(
         'started': started.isoformat(timespec='seconds'),
         'tuner': vars(cfg.tuner),
         'packed': backend.unpacked_reason is None,
+        'kernels': {'compiled': compiled.identity(), **{each.name: each.count for each in backend.kernels}},
         'train': {name: getattr(train, name) for name in FINGERPRINTED},
         'steps': pace.steps,
         'max_tokens_per_batch': cfg.data.max_tokens_per_batch,

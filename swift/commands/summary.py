@@ -66,8 +66,17 @@ def model(backend: TorchBackend, info: ModelInfo) -> None:
     learning = sum(p.numel() for p in backend.trained.values())
     _line('model', f'{info.id} ({info.architecture}, {info.dtype}) on {backend.device}')
     _line('learns', f'{learning:,} of {total:,} parameters ({learning / max(total, 1):.2%})')
+    names = (f'{each.name} ({each.count})' if each.count > 1 else each.name for each in backend.kernels)
+    _line('kernels', f'{", ".join(names) or "none"}{_no_compiler()}')
     if backend.unpacked_reason:
         _line('packing', f'one sequence at a time: {backend.unpacked_reason}')
+
+
+def _no_compiler() -> str:
+    from swift.kernels import compiled
+
+    reason = compiled.missing()
+    return f'; without C++: {reason}' if reason else ''
 
 
 def start(run: Path, pace: Pace, progress: Progress | None) -> None:

@@ -51,6 +51,14 @@ def missing() -> str | None:
     return None
 
 
+def identity() -> str:
+    """Names the build that computes here; another build may round another way."""
+    try:
+        return Path(_library()._name).stem
+    except CannotCompile:
+        return 'none'
+
+
 @cache
 def function(name: str, kinds: str) -> Callable[..., int]:
     """A C function of the library: tensors are passed by address, numbers by value.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from swift.core.errors import ConfigError, need
 from swift.models.args import QuantArgs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def quantization_config(args: QuantArgs, dtype: str) -> Any:
@@ -36,3 +40,16 @@ def quantization_config(args: QuantArgs, dtype: str) -> Any:
         bnb_4bit_use_double_quant=args.bnb_4bit_use_double_quant,
         bnb_4bit_quant_storage=args.bnb_4bit_quant_storage,
     )
+
+
+def unpacker(layer: nn.Module) -> Callable[[], Tensor] | None:
+    """What unpacks the 4-bit weight of a bitsandbytes layer to [outputs, inputs]; None for any other layer.
+
+    The layer no longer rearranges its weight for answering on a CPU, which it does on the first call without a gradient.
+    """
+    if type(layer).__name__ != 'Linear4bit' or getattr(layer.weight.quant_state, 'packing_format_for_cpu', False):
+        return None
+    from bitsandbytes.functional import dequantize_4bit
+
+    layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    return lambda: dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(layer.compute_dtype)  # type: ignore

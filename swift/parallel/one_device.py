@@ -14,25 +14,35 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from swift.core.errors import ConfigError, NumericalError
 from swift.core.types import Batch, Builder, Objective, Outputs, Segments
-from swift.kernels import attention
-from swift.kernels.logprobs import target_logprobs
+from swift.kernels import attention, head, layers
+from swift.kernels.head import Tap
+from swift.kernels.logprobs import Scores, linear_logprobs, target_logprobs, wide
+from swift.kernels.switch import KERNELS, Switch, attach, attached, plain
 
 logger = logging.getLogger(__name__)
 
 HALF = (torch.bfloat16, torch.float16)
-CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
-"""Largest relative difference of the loss of the first batch between packed and separate sequences."""
+KernelCheck = Literal['fallback', 'warn', 'refuse', 'off']
+LOSS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+"""Largest relative difference of the loss of the first batch between the kernels and the plain path."""
+GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 1e-1}
+"""The same for the norm of the difference of all gradients."""
+CHECK_TOKENS = 256
+"""Tokens of the first batch that are compared."""
+ROUND = 64
+"""Numbers of rows that products see are multiples of it: libraries keep what they prepared for each new number."""
 GROWTH_INTERVAL = 2000
 """Steps without overflow after which the fp16 loss scale doubles, as torch's GradScaler."""
 
@@ -48,7 +58,8 @@ class Settings:
     gradient_checkpointing: bool = False
     neftune_alpha: float = 0.0
     attn_impl: str | None = None  # 'eager': the plain path, one sequence at a time
-    kernel_check: Literal['fallback', 'refuse', 'off'] = 'fallback'  # when the first batch differs from the plain path
+    kernels: frozenset[str] = frozenset(KERNELS)
+    kernel_check: KernelCheck = 'fallback'  # when the first batch differs from the plain path
     tf32: bool | None = None
 
 
@@ -95,18 +106,47 @@ class TorchBackend:
         base = cast(PreTrainedModel, unwrap() if unwrap else self.model)
         base.config.use_cache = False
         self._slices_logits = 'logits_to_keep' in inspect.signature(base.forward).parameters
-        self._base, self._plain_attention = base, base.config._attn_implementation or 'eager'
-        self.unpacked_reason = (
-            f'--attn_impl {self.settings.attn_impl} asks for the plain path'
-            if self.settings.attn_impl == 'eager'
-            else attention.install(base, self.settings.max_length)
-        )
-        self._unchecked = self.unpacked_reason is None and self.settings.kernel_check != 'off'
+        self._base = base
+        self.unpacked_reason = self._pack_sequences(base)
+        self._tap: Tap | None = None
+        if 'head' in self.settings.kernels and self._slices_logits:
+            self._tap_head(base)
+        layers.install(base, wanted=self.settings.kernels)
+        self.kernels = attached(self.model)
+        self._unchecked = bool(self.kernels) and self.settings.kernel_check != 'off'
         if self.settings.gradient_checkpointing:
             base.gradient_checkpointing_enable({'use_reentrant': False})
         if self._noise is not None:
             base.get_input_embeddings().register_forward_hook(self._noise)
         self.model.train()
+
+    def _pack_sequences(self, base: PreTrainedModel) -> str | None:
+        """Let sequences share a forward pass. Returns None, or why they do not."""
+        if self.settings.attn_impl == 'eager':
+            return f'--attn_impl {self.settings.attn_impl} asks for the plain path'
+        if 'attention' not in self.settings.kernels:
+            return '--kernels leaves packed attention out'
+        before = base.config._attn_implementation or 'eager'
+        if reason := attention.install(base, self.settings.max_length):
+            return reason
+
+        def on() -> None:
+            base.set_attn_implementation(attention.NAME)
+            self.unpacked_reason = None
+
+        def off() -> None:
+            base.set_attn_implementation(before)
+            self.unpacked_reason = 'packed attention is switched off'
+
+        attach(base, Switch('attention', on, off))
+        return None
+
+    def _tap_head(self, base: PreTrainedModel) -> None:
+        found = head.tap(base)
+        if isinstance(found, str):
+            logger.info('logits are kept whole: %s', found)
+            return
+        attach(base, Switch('head', lambda: setattr(self, '_tap', found), lambda: setattr(self, '_tap', None)))
 
     def _collect_gradients(self) -> None:
         """Add each finished gradient of a 16-bit weight to its fp32 master and drop it at once."""
@@ -130,7 +170,7 @@ class TorchBackend:
     def forward_backward(self, micro: list[Batch], objective: Objective) -> dict[str, tuple[Tensor, Tensor]]:
         """Accumulate the gradient of sum(loss) / count over the micro-batches of one optimizer step."""
         if self._unchecked:
-            self._compare_with_plain(micro[0])
+            self._check_kernels(micro[0])
         count = sum(objective.count(batch) for batch in micro)
         metrics: dict[str, tuple[Tensor, Tensor]] = {}
         for batch in micro:
@@ -197,70 +237,105 @@ class TorchBackend:
             self.loss_scale *= 2
         return self.loss_scale >= 1.0
 
-    def _compare_with_plain(self, batch: Batch) -> None:
-        """Hold the packed forward of the first batch against one sequence at a time; fall back or refuse.
-
-        Raises:
-            NumericalError: they differ and ``kernel_check`` is ``refuse``.
-        """
-        self._unchecked = False
-        packed, weight = self.forward([batch])[0].logps, batch.weight.to(self.device)
-        self._base.set_attn_implementation(self._plain_attention)
-        self.unpacked_reason = 'the first batch is compared with the plain path'
-        plain = self.forward([batch])[0].logps
-        expected = float((weight * plain).sum())
-        difference = abs(float((weight * packed).sum()) - expected) / max(abs(expected), 1e-30)
-        text = f'packed and separate sequences of the first batch: losses differ by {difference:.1e}'
-        allowed = CHECK_TOLERANCE[self._base.dtype if self.settings.autocast is None else torch.bfloat16]
-        if difference <= allowed or not math.isfinite(expected):
-            self._base.set_attn_implementation(attention.NAME)
-            self.unpacked_reason = None
-            logger.info('%s (allowed %.0e)', text, allowed)
-        elif self.settings.kernel_check == 'refuse':
-            raise NumericalError(f'{text}, allowed {allowed:.0e}; --kernel_check fallback trains without packing')
-        else:
-            self.unpacked_reason = f'{text}, allowed {allowed:.0e}'
-            logger.warning('%s: going on one sequence at a time', self.unpacked_reason)
-
     # ------------------------------------------------------------------------------------------------- forward
     def _outputs(self, batch: Batch) -> Outputs:
-        if self._noise is not None:
-            self._noise.segments = batch.segments if self.unpacked_reason is None else None
         if self.unpacked_reason is None:
-            logps, correct = self._pack(batch.input_ids, batch.position_ids, batch.weight, batch.segments)
-            return Outputs(logps, correct)
-        ids, positions, weights = (
-            x.split(batch.segments.lengths) for x in (batch.input_ids, batch.position_ids, batch.weight)
-        )
-        parts = [self._pack(i, p, w, None) for i, p, w in zip(ids, positions, weights, strict=True)]
-        return Outputs(torch.cat([logps for logps, _ in parts]), torch.cat([correct for _, correct in parts]))
+            size = len(batch.input_ids)
+            scores = self._pack(_rounded(batch) if self.device.type == 'cpu' else batch)
+            return Outputs(*(each[:size] for each in scores))
+        parts = [self._pack(each) for each in _one_by_one(batch)]
+        return Outputs(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
-    def _pack(
-        self, input_ids: Tensor, position_ids: Tensor, weight: Tensor, segments: Segments | None
-    ) -> tuple[Tensor, Tensor]:
+    def _pack(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probs [T] and hits [T] of one row of tokens; zeros where the weight is 0."""
-        targets = torch.nonzero(weight)[:, 0]  # [S]
-        wide = torch.float64 if self.model.dtype == torch.float64 else torch.float32
-        logps = torch.zeros(len(weight), dtype=wide, device=weight.device)
-        correct = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
+        targets = torch.nonzero(batch.weight)[:, 0]  # [S]
+        logps = torch.zeros(len(batch.weight), dtype=wide(self._base.dtype), device=batch.weight.device)
+        correct = torch.zeros(len(batch.weight), dtype=torch.bool, device=batch.weight.device)
         if len(targets) == 0:
             return logps, correct
-        inputs: dict[str, Any] = {'input_ids': input_ids[None], 'use_cache': False}
-        if segments is not None:
-            inputs |= {'position_ids': position_ids[None], 'segments': segments}
+        scores = self._scores(batch, targets)
+        return logps.index_put((targets,), scores.logps), correct.index_put((targets,), scores.correct)
+
+    def _scores(self, batch: Batch, targets: Tensor) -> Scores:
+        """What is known of the targets, int64 [S] positions in the batch."""
+        ids = batch.input_ids
+        if self._noise is not None:
+            self._noise.segments = batch.segments
+        inputs: dict[str, Any] = {'input_ids': ids[None], 'use_cache': False}
+        if self.unpacked_reason is None:
+            inputs |= {'position_ids': batch.position_ids[None], 'segments': batch.segments}
         if self._slices_logits:
             inputs['logits_to_keep'] = targets - 1
         with self._autocast():
-            logits = self.model(**inputs).logits[0]  # [S, V], or [T, V]
-        if not self._slices_logits:
-            logits = logits[targets - 1]
-        found, hits = target_logprobs(logits, input_ids[targets])
-        return logps.index_put((targets,), found), correct.index_put((targets,), hits)
+            if self._tap is None:
+                logits = self.model(**inputs).logits[0]  # [S, V], or [T, V]
+                return target_logprobs(logits if self._slices_logits else logits[targets - 1], ids[targets])
+            spare = -len(targets) % ROUND
+            rows = torch.cat([targets, targets.new_full((spare,), int(targets[-1]))]) if spare else targets
+            inputs['logits_to_keep'] = rows - 1
+            with self._tap.open() as tap:
+                self.model(**inputs)
+                hidden = cast(Tensor, tap.hidden)[0]  # [S, d]
+            scores = linear_logprobs(hidden, self._tap.head, ids[rows])
+            return Scores(*(each[: len(targets)] for each in scores))
 
     def _autocast(self) -> AbstractContextManager:
         if self.settings.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.settings.autocast))
+
+    # ------------------------------------------------------------------------------------------- the first batch
+    def _check_kernels(self, batch: Batch) -> None:
+        """Hold loss and gradients of the first tokens of the run against the plain path; switch off what differs.
+
+        Raises:
+            NumericalError: they differ and ``kernel_check`` is ``refuse``.
+        """
+        self._unchecked = False
+        sample = _first_tokens(batch, CHECK_TOKENS).to(self.device)
+        found = self._difference(sample, off=[])
+        text = f'kernels against the plain path on the first batch: {found.text}'
+        if found.small:
+            logger.info(text)
+        elif self.settings.kernel_check == 'refuse':
+            raise NumericalError(f'{text}; --kernels off, or --kernel_check fallback, goes on without what differs')
+        elif self.settings.kernel_check == 'warn':
+            logger.warning('%s: going on with them, as --kernel_check warn says', text)
+        else:
+            alone = lambda kept: self._difference(sample, off=[each for each in self.kernels if each is not kept])
+            bad = [each for each in self.kernels if not alone(each).small] or self.kernels
+            for each in bad:
+                each.off()
+            self.kernels = [each for each in self.kernels if each not in bad]
+            logger.warning('%s: going on without %s', text, ', '.join(each.name for each in bad))
+
+    def _difference(self, sample: Batch, *, off: list[Switch]) -> Difference:
+        """Of the kernels not in ``off`` from the plain path: the same gradients are added and taken away again."""
+        self.model.eval()
+        try:
+            with plain(self.kernels):
+                expected = self._backward_of_check(sample, 1.0)
+                size = self._gradient_norm()
+            with plain(off):
+                loss = self._backward_of_check(sample, -1.0)
+                rest = self._gradient_norm()
+        finally:
+            self.model.train()
+            for parameter in self.masters.values():
+                parameter.grad = None
+        dtype = self._base.dtype if self.settings.autocast is None else torch.bfloat16
+        gradient = rest / size if size > 0 and math.isfinite(size) else 0.0
+        return Difference(abs(loss - expected) / max(abs(expected), 1e-30), gradient, dtype)
+
+    def _backward_of_check(self, sample: Batch, sign: float) -> float:
+        total = -self._outputs(sample).logps.mean()
+        if total.requires_grad:
+            (total * (sign * self.loss_scale)).backward()
+        return float(total.detach())
+
+    def _gradient_norm(self) -> float:
+        norms = [p.grad.norm() for p in self.masters.values() if p.grad is not None]
+        return float(torch.stack(norms).norm()) if norms else 0.0
 
     # --------------------------------------------------------------------------------------------------- state
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -325,6 +400,61 @@ class TorchBackend:
         self._good_steps = data['good_steps']
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Relative differences of loss and gradient between two ways of computing them in ``dtype``."""
+
+    loss: float
+    gradient: float
+    dtype: torch.dtype
+
+    @property
+    def small(self) -> bool:
+        """Whether rounding explains it. What is not finite says nothing about the kernels."""
+        allowed = ((self.loss, LOSS_TOLERANCE[self.dtype]), (self.gradient, GRADIENT_TOLERANCE[self.dtype]))
+        return all(value <= limit or not math.isfinite(value) for value, limit in allowed)
+
+    @property
+    def text(self) -> str:
+        return (
+            f'loss differs by {self.loss:.1e} (allowed {LOSS_TOLERANCE[self.dtype]:.0e}), '
+            f'gradient by {self.gradient:.1e} (allowed {GRADIENT_TOLERANCE[self.dtype]:.0e})'
+        )
+
+
+def _rounded(batch: Batch) -> Batch:
+    """The batch and a last sequence of no weight that fills it to a multiple of ROUND tokens."""
+    spare = -len(batch.input_ids) % ROUND
+    if not spare:
+        return batch
+    return replace(
+        batch,
+        input_ids=F.pad(batch.input_ids, (0, spare)),
+        position_ids=torch.cat([batch.position_ids, torch.arange(spare)]),
+        weight=F.pad(batch.weight, (0, spare)),
+        segments=Segments((*batch.segments.lengths, spare)),
+    )
+
+
+def _one_by_one(batch: Batch) -> list[Batch]:
+    """Each sequence as a batch of its own."""
+    parts = (x.split(batch.segments.lengths) for x in (batch.input_ids, batch.position_ids, batch.weight))
+    return [Batch(ids, positions, Segments((len(ids),)), weight) for ids, positions, weight in zip(*parts, strict=True)]
+
+
+def _first_tokens(batch: Batch, count: int) -> Batch:
+    """The first ``count`` tokens, every one but the first of its sequence a target: a sequence may be cut anywhere."""
+    lengths, left = [], min(count, len(batch.input_ids))
+    for length in batch.segments.lengths:
+        if left:
+            lengths.append(min(length, left))
+            left -= lengths[-1]
+    segments = Segments(tuple(lengths))
+    weight = torch.ones(segments.total)
+    weight[list(segments.starts[:-1])] = 0
+    return Batch(batch.input_ids[: segments.total], batch.position_ids[: segments.total], segments, weight)
+
+
 class Neftune:
     """Noise on embeddings in training: uniform in +-alpha / sqrt(L d), L the tokens of the sequence.
 
@@ -333,14 +463,12 @@ class Neftune:
 
     def __init__(self, alpha: float):
         self.alpha = alpha
-        self.segments: Segments | None = None
+        self.segments = Segments(())
 
     def __call__(self, module: nn.Module, args: tuple, embedded: Tensor) -> Tensor:
         if not module.training:
             return embedded
-        length, width = embedded.shape[-2:]
-        lengths = self.segments.lengths if self.segments is not None else (length,)
-        each = torch.tensor(lengths, device=embedded.device)
-        size = self.alpha / (each * width).sqrt().repeat_interleave(each)  # [T]
+        each = torch.tensor(self.segments.lengths, device=embedded.device)
+        size = self.alpha / (each * embedded.shape[-1]).sqrt().repeat_interleave(each)  # [T]
         noise = torch.empty_like(embedded).uniform_(-1, 1)
         return embedded + noise * size[:, None].to(embedded.dtype)

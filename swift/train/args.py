@@ -67,8 +67,10 @@ class TrainArgs:
     """Recompute activations in the backward pass; None: only when memory needs it."""
     gradient_checkpointing_kwargs: dict | str | None = None
     """Options of recomputation, as JSON: {"use_reentrant": false}."""
-    kernel_check: Literal['fallback', 'refuse', 'off'] = 'fallback'
-    """When a fast path differs from its plain twin on the first batch: fall back, stop, or do not look."""
+    kernels: list[str] = field(default_factory=lambda: ['auto'])
+    """Fast paths to use: auto for all that cover the model, off for none, or names."""
+    kernel_check: Literal['fallback', 'warn', 'refuse', 'off'] = 'fallback'
+    """When a fast path differs from its plain twin on the first batch: fall back, warn, stop, or do not look."""
     eval_strategy: Literal['no', 'steps', 'epoch'] | None = None
     """When to evaluate; None means as save_strategy, and never without evaluation data."""
     eval_steps: float | None = None

@@ -195,6 +195,7 @@ static Workspace &workspace() {
 }
 
 // ----------------------------------------------------------------------------------------------------------- scores
+const int STRIP = 32;  // rows that are worked on together
 const float LOG2E = 1.44269504088896341f, LN2 = 0.693147180559945309f;
 
 struct Scale {  // raw products to logits in units of log 2
@@ -214,20 +215,24 @@ struct Scale {  // raw products to logits in units of log 2
     }
 };
 
-// Which keys of a block the queries of another see: row r those in [from(r), to(r)).
+// Which keys of one or more blocks the queries of another see: row r those in [from(r), to(r)).
 struct Sight {
     int64_t shift;  // position of the first query less that of the first key
     int64_t window;
     int queries, keys;
 
-    Sight(const Problem &is, const Block &query, const Block &key)
-        : shift(query.position - key.position), window(is.window), queries(query.n), keys(key.n) {}
+    Sight(const Problem &is, const Block &query, const Block &key, int keys)
+        : shift(query.position - key.position), window(is.window), queries(query.n), keys(keys) {}
 
     int from(int r) const { return window ? int(std::max<int64_t>(0, shift + r - window + 1)) : 0; }
     int to(int r) const { return r < queries ? int(std::min<int64_t>(keys, shift + r + 1)) : 0; }
-    bool whole(int grain) const {
-        return queries % grain == 0 && keys % grain == 0 && to(0) == keys && from(queries - 1) == 0;
-    }
+
+    // Columns, in whole grains, that rows [r, r + STRIP) need; what is beyond is neither written nor read.
+    int reach(int r, int grain) const { return up(to(std::min(r + STRIP, queries) - 1), grain); }
+
+    // Whether rows [r, end) see all of these columns.
+    bool whole(int r, int end, int columns) const { return end <= queries && to(r) >= columns && from(end - 1) == 0; }
+
     vec keep(vec x, int r, int column, float otherwise) const {
         ivec at = indices() + column;
         ivec seen = (at >= ivec{} + from(r)) & (at < ivec{} + to(r));
@@ -236,26 +241,29 @@ struct Sight {
 };
 
 // ---------------------------------------------------------------------------------------------------------- forward
+const int STEP = 2;  // key blocks that are softened together: fewer looks at the sums
+const int WIDE = STEP * BLOCK;
+
 template <class Engine>
 struct ForwardSpace {
     typedef typename Engine::E E;
     int D;
-    E *rows, *weights;               // [64][D], [64][64]
-    float *scores, *sums, *top;      // [64][64], [64][D], [64]
-    vec *total;                      // [64] sums of weights, by lane
-    uint32_t *keys, *values;         // packed blocks of the tree
+    E *rows, *weights;           // [64][D], [STRIP][WIDE]
+    float *scores, *sums, *top;  // [STRIP][WIDE], [64][D], [64]
+    vec *total;                  // [64] sums of weights, by lane
+    uint32_t *keys, *values;     // packed blocks of the tree
     std::vector<char> packed;
-    size_t step;                     // words of a packed block
+    size_t step;  // words of a packed block
 
     static size_t bytes(int D, int blocks) {
         size_t step = size_t(BLOCK) * D / Engine::PAIR;
-        return 1024 + 64 * D * 8 + 64 * 64 * 8 + 64 * 68 + 2 * step * blocks * 4;
+        return 1024 + 64 * D * 8 + STRIP * WIDE * 8 + 64 * 68 + 2 * step * blocks * 4;
     }
 
     ForwardSpace(Workspace &from, int width, int blocks) : D(width), step(size_t(BLOCK) * D / Engine::PAIR) {
         from.reserve(bytes(D, blocks));
-        rows = from.take<E>(64 * D), weights = from.take<E>(64 * 64);
-        scores = from.take<float>(64 * 64), sums = from.take<float>(64 * D), top = from.take<float>(64);
+        rows = from.take<E>(64 * D), weights = from.take<E>(STRIP * WIDE);
+        scores = from.take<float>(STRIP * WIDE), sums = from.take<float>(64 * D), top = from.take<float>(64);
         total = from.take<vec>(64);
         keys = from.take<uint32_t>(step * blocks), values = from.take<uint32_t>(step * blocks);
         packed.assign(blocks, 0);
@@ -276,30 +284,29 @@ static void pack_for_forward(const Problem &is, const Arrays<T> &x, ForwardSpace
     pack_pairs<Engine>(space.values + b * space.step, rows, block.n, is.D);
 }
 
-// Scores to weights exp2(logit - top), with what was summed before brought to the new top.
+// Scores of rows [first, end) to weights exp2(logit - top), with what was summed before brought to the new top.
 template <class Engine, bool WHOLE>
-static void soften(const Scale &scale, const Sight &sight, ForwardSpace<Engine> &space) {
-    int rows = up(sight.queries, Engine::GRAIN), columns = up(sight.keys, Engine::GRAIN);
+static void soften(const Scale &scale, const Sight &sight, int first, int end, int columns, ForwardSpace<Engine> &space) {
     const float none = -__builtin_inff();
-    for (int r = 0; r < rows; ++r) {
-        float *scores = space.scores + r * BLOCK;
+    for (int r = first; r < end; ++r) {
+        float *scores = space.scores + (r - first) * WIDE;
         vec highest_yet = all(none);
         for (int c = 0; c < columns; c += LANES) {
             vec logit = scale.logits(load(scores + c));
             if (!WHOLE) logit = sight.keep(logit, r, c, none);
             store(scores + c, logit);
-            highest_yet = logit > highest_yet ? logit : highest_yet;
+            highest_yet = larger(highest_yet, logit);
         }
         float before = space.top[r], now = std::max(before, highest(highest_yet));
         float zero = now == none ? 0.0f : now;  // a row that has seen nothing yet
         vec total{};
         for (int c = 0; c < columns; c += LANES) {
-            vec weight = exp2(load(scores + c) - zero);
+            vec weight = exp2<Engine::DEGREE>(load(scores + c) - zero);
             total += weight;
-            Engine::put(space.weights + r * BLOCK + c, weight);
+            Engine::put(space.weights + (r - first) * WIDE + c, weight);
         }
         if (now != before) {
-            float fade = exp2(all(before - zero))[0];
+            float fade = exp2<6>(all(before - zero))[0];
             space.top[r] = now;
             space.total[r] *= fade;
             for (int d = 0; d < space.D; d += LANES)
@@ -309,50 +316,71 @@ static void soften(const Scale &scale, const Sight &sight, ForwardSpace<Engine> 
     }
 }
 
+// Queries of one head against up to STEP neighbouring blocks of keys, from block b on.
+template <class Engine>
+static void forward_step(const Problem &is, const Scale &scale, const Sight &sight, int b, ForwardSpace<Engine> &space) {
+    const int D = is.D, rows = up(sight.queries, Engine::GRAIN);
+    for (int r = 0; r < rows; r += STRIP) {
+        int end = std::min(r + STRIP, rows), columns = sight.reach(r, Engine::GRAIN);
+        for (int c = 0; c < columns; c += BLOCK)
+            Engine::product(space.scores + c, WIDE, space.rows + r * D, D, space.keys + (b + c / BLOCK) * space.step, BLOCK,
+                            end - r, std::min(BLOCK, columns - c), D, true);
+        if (sight.whole(r, end, columns))
+            soften<Engine, true>(scale, sight, r, end, columns, space);
+        else
+            soften<Engine, false>(scale, sight, r, end, columns, space);
+        Engine::product(space.sums + r * D, D, space.weights, WIDE, space.values + b * space.step, D, end - r, D, columns,
+                        false);
+    }
+}
+
+template <class Engine, class T>
+static void start_queries(const Problem &is, const Arrays<T> &x, ForwardSpace<Engine> &space, const Block &query, int head) {
+    const int rows = up(query.n, Engine::GRAIN);
+    pack_rows<Engine>(space.rows, x.q + query.token * x.q_at.token + head * x.q_at.head, x.q_at.token, query.n,
+                      int(is.width), is.D);
+    std::memset(space.sums, 0, rows * is.D * sizeof(float));
+    for (int r = 0; r < rows; ++r) {
+        space.top[r] = x.sinks ? x.sinks[head] * LOG2E : -__builtin_inff();
+        space.total[r] = vec{};
+        space.total[r][0] = x.sinks ? 1.0f : 0.0f;
+    }
+}
+
+template <class Engine, class T>
+static void finish_queries(const Problem &is, const Arrays<T> &x, ForwardSpace<Engine> &space, const Block &query, int head) {
+    for (int r = 0; r < query.n; ++r) {
+        float total = sum(space.total[r]), share = 1.0f / total;
+        float *sums = space.sums + r * is.D;
+        for (int d = 0; d < is.D; d += LANES) store(sums + d, load(sums + d) * share);
+        convert(sums, x.out + ((query.token + r) * is.heads + head) * is.width, int(is.width));
+        x.lse[head * is.tokens + query.token + r] = space.top[r] * LN2 + __builtin_logf(total);
+    }
+}
+
 template <class Engine, class T>
 static void forward_item(const Problem &is, const Plan &plan, const Arrays<T> &x, const Item &item) {
     const Tree &tree = plan.trees[item.tree];
     const Scale scale(is);
-    const int D = is.D, group = int(is.heads / is.key_heads), width = int(is.width);
-    ForwardSpace<Engine> space(workspace(), D, int(tree.blocks.size()));
+    const int group = int(is.heads / is.key_heads);
+    ForwardSpace<Engine> space(workspace(), is.D, int(tree.blocks.size()));
     for (int b = item.queries.from; b < item.queries.to; ++b) {
         const Block &query = tree.blocks[b];
         for (int ancestor : plan.chains[query.segment]) {
             Range seen = visible(is, plan, tree, query, ancestor, item.keys);
             for (int j = seen.from; j < seen.to; ++j) pack_for_forward(is, x, space, tree.blocks[j], j, item.key_head);
         }
-        int rows = up(query.n, Engine::GRAIN);
         for (int head = item.key_head * group; head < (item.key_head + 1) * group; ++head) {
-            pack_rows<Engine>(space.rows, x.q + query.token * x.q_at.token + head * x.q_at.head, x.q_at.token, query.n,
-                              width, D);
-            std::memset(space.sums, 0, rows * D * sizeof(float));
-            for (int r = 0; r < rows; ++r) {
-                space.top[r] = x.sinks ? x.sinks[head] * LOG2E : -__builtin_inff();
-                space.total[r] = vec{};
-                space.total[r][0] = x.sinks ? 1.0f : 0.0f;
-            }
+            start_queries(is, x, space, query, head);
             for (int ancestor : plan.chains[query.segment]) {
                 Range seen = visible(is, plan, tree, query, ancestor, item.keys);
-                for (int j = seen.from; j < seen.to; ++j) {
-                    Sight sight(is, query, tree.blocks[j]);
-                    int columns = up(sight.keys, Engine::GRAIN);
-                    Engine::product(space.scores, BLOCK, space.rows, D, space.keys + j * space.step, BLOCK, rows, columns,
-                                    D, true);
-                    if (sight.whole(Engine::GRAIN))
-                        soften<Engine, true>(scale, sight, space);
-                    else
-                        soften<Engine, false>(scale, sight, space);
-                    Engine::product(space.sums, D, space.weights, BLOCK, space.values + j * space.step, D, rows, D,
-                                    columns, false);
+                for (int j = seen.from; j < seen.to; j += STEP) {
+                    int last = std::min(j + STEP, seen.to) - 1;
+                    Sight sight(is, query, tree.blocks[j], (last - j) * BLOCK + tree.blocks[last].n);
+                    forward_step(is, scale, sight, j, space);
                 }
             }
-            for (int r = 0; r < query.n; ++r) {
-                float total = sum(space.total[r]);
-                float *sums = space.sums + r * D;
-                for (int d = 0; d < D; d += LANES) store(sums + d, load(sums + d) * (1.0f / total));
-                convert(sums, x.out + ((query.token + r) * is.heads + head) * is.width, width);
-                x.lse[head * is.tokens + query.token + r] = space.top[r] * LN2 + __builtin_logf(total);
-            }
+            finish_queries(is, x, space, query, head);
         }
     }
 }
@@ -435,21 +463,21 @@ static void take_queries(const Problem &is, const Arrays<T> &x, BackwardSpace<En
     }
 }
 
-// S and dO V^T to P (pairs) and dS (rows and pairs).
+// S and dO V^T of rows [first, end) to P (pairs) and dS (rows and pairs).
 template <class Engine, bool WHOLE>
-static void slope(const Scale &scale, float natural, const Sight &sight, BackwardSpace<Engine> &space) {
-    int rows = up(sight.queries, Engine::GRAIN), columns = up(sight.keys, Engine::GRAIN);
-    for (int r = 0; r < rows; r += 2)
+static void slope(const Scale &scale, float natural, const Sight &sight, int first, int end, int columns,
+                  BackwardSpace<Engine> &space) {
+    for (int r = first; r < end; r += 2)
         for (int c = 0; c < columns; c += LANES) {
             vec weight[2], slope[2];
             for (int i = 0; i < 2; ++i) {
-                vec rate = all(1.0f);
-                vec logit = scale.logits(load(space.scores + (r + i) * BLOCK + c), rate);
-                weight[i] = exp2(logit - space.lse[r + i]);
+                int at = (r + i) * BLOCK + c;
+                vec rate = all(1.0f), logit = scale.logits(load(space.scores + at), rate);
+                weight[i] = exp2<Engine::DEGREE>(logit - space.lse[r + i]);
                 if (!WHOLE) weight[i] = sight.keep(weight[i], r + i, c, 0.0f);
-                slope[i] = weight[i] * (load(space.products + (r + i) * BLOCK + c) - space.delta[r + i]) * rate * natural;
+                slope[i] = weight[i] * natural * (load(space.products + at) - space.delta[r + i]) * rate;
                 if (!WHOLE) slope[i] = sight.keep(slope[i], r + i, c, 0.0f);
-                Engine::put(space.slopes + (r + i) * BLOCK + c, slope[i]);
+                Engine::put(space.slopes + at, slope[i]);
             }
             int at = r / Engine::PAIR * BLOCK + c;
             Engine::put_pair(space.weights + at, BLOCK, weight[0], weight[1]);
@@ -457,25 +485,41 @@ static void slope(const Scale &scale, float natural, const Sight &sight, Backwar
         }
 }
 
+// dK and dV of a block's columns [c, c + n), which rows from r on see.
 template <class Engine>
-static void backward_pair(const Problem &is, const Scale &scale, const Sight &sight, const Item &item, int b,
+static void add_to_keys(int D, int r, int rows, int c, int n, int b, BackwardSpace<Engine> &space) {
+    size_t to = size_t(b) * BLOCK * D + c;
+    int from = r / Engine::PAIR * BLOCK + c;
+    Engine::product(space.dv + to, BLOCK, space.grad_columns + r, BLOCK, space.weights + from, BLOCK, D, n, rows - r, false);
+    Engine::product(space.dk + to, BLOCK, space.q_columns + r, BLOCK, space.slopes_pairs + from, BLOCK, D, n, rows - r,
+                    false);
+}
+
+// A block of queries of one head against block b of the keys.
+template <class Engine>
+static void backward_step(const Problem &is, const Scale &scale, const Sight &sight, const Item &item, int b,
                           BackwardSpace<Engine> &space) {
-    const int D = is.D, rows = up(sight.queries, Engine::GRAIN), columns = up(sight.keys, Engine::GRAIN);
-    Engine::product(space.scores, BLOCK, space.q_rows, D, space.keys + b * space.step, BLOCK, rows, columns, D, true);
-    Engine::product(space.products, BLOCK, space.grad_rows, D, space.values + b * space.step, BLOCK, rows, columns, D,
-                    true);
-    if (sight.whole(Engine::GRAIN))
-        slope<Engine, true>(scale, is.scale, sight, space);
-    else
-        slope<Engine, false>(scale, is.scale, sight, space);
-    if (item.for_keys) {
-        Engine::product(space.dv + size_t(b) * BLOCK * D, BLOCK, space.grad_columns, BLOCK, space.weights, BLOCK, D,
-                        columns, rows, false);
-        Engine::product(space.dk + size_t(b) * BLOCK * D, BLOCK, space.q_columns, BLOCK, space.slopes_pairs, BLOCK, D,
-                        columns, rows, false);
+    const int D = is.D, rows = up(sight.queries, Engine::GRAIN), all_columns = up(sight.keys, Engine::GRAIN);
+    int done = 0;  // columns whose first row is behind
+    for (int r = 0; r < rows; r += STRIP) {
+        int end = std::min(r + STRIP, rows), columns = sight.reach(r, Engine::GRAIN), at = r * BLOCK;
+        Engine::product(space.scores + at, BLOCK, space.q_rows + r * D, D, space.keys + b * space.step, BLOCK, end - r,
+                        columns, D, true);
+        Engine::product(space.products + at, BLOCK, space.grad_rows + r * D, D, space.values + b * space.step, BLOCK,
+                        end - r, columns, D, true);
+        if (sight.whole(r, end, columns))
+            slope<Engine, true>(scale, is.scale, sight, r, end, columns, space);
+        else
+            slope<Engine, false>(scale, is.scale, sight, r, end, columns, space);
+        if (item.for_queries)
+            Engine::product(space.dq + r * D, D, space.slopes + at, BLOCK, space.key_pairs + b * space.step, D, end - r, D,
+                            columns, false);
     }
-    if (item.for_queries)
-        Engine::product(space.dq, D, space.slopes, BLOCK, space.key_pairs + b * space.step, D, rows, D, columns, false);
+    for (int r = 0; item.for_keys && done < all_columns && r < rows; r += STRIP) {
+        int columns = sight.reach(r, Engine::GRAIN);
+        if (columns > done) add_to_keys(D, r, rows, done, columns - done, b, space);
+        done = std::max(done, columns);
+    }
 }
 
 template <class Engine, class T>
@@ -499,7 +543,7 @@ static void backward_item(const Problem &is, const Plan &plan, const Arrays<T> &
             for (int ancestor : plan.chains[query.segment]) {
                 Range seen = visible(is, plan, tree, query, ancestor, item.keys);
                 for (int j = seen.from; j < seen.to; ++j)
-                    backward_pair(is, scale, Sight(is, query, tree.blocks[j]), item, j, space);
+                    backward_step(is, scale, Sight(is, query, tree.blocks[j], tree.blocks[j].n), item, j, space);
             }
             if (!item.for_queries) continue;
             for (int r = 0; r < query.n; ++r) {

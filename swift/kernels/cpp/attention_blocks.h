@@ -63,26 +63,41 @@ static inline float sum(vec v) {
 #endif
 }
 
-// 2^t for t <= 127: 2^n 2^f, n the nearest integer, 2^f by its Taylor polynomial; 0 below 2^-126, NaN of NaN.
+static inline vec larger(vec a, vec b) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+// 2^t for t <= 127: 2^n 2^f, n the nearest integer, 2^f by its Taylor polynomial of that degree (relative error 2e-7 of
+// degree 6, 5e-5 of degree 4); 0 of what is too small, NaN of NaN.
+template <int DEGREE>
 static inline vec exp2(vec t) {
+#if defined(__AVX512F__)
+    vec n = (vec)_mm512_roundscale_ps((__m512)t, 0), f = t - n;
+#else
     vec low = t < -126.0f ? all(-126.0f) : t;
-    ivec n = __builtin_convertvector(low + (low < 0.0f ? all(-0.5f) : all(0.5f)), ivec);
-    vec f = (low - __builtin_convertvector(n, vec)) * 0.693147180559945309f;
-    vec p = f * (1.0f / 720.0f) + 1.0f / 120.0f;
-    p = p * f + 1.0f / 24.0f;
-    p = p * f + 1.0f / 6.0f;
-    p = p * f + 0.5f;
-    p = p * f + 1.0f;
-    p = p * f + 1.0f;
-    vec y = p * (vec)((n + 127) << 23);
+    ivec whole = __builtin_convertvector(low + (low < 0.0f ? all(-0.5f) : all(0.5f)), ivec);
+    vec n = __builtin_convertvector(whole, vec), f = low - n;
+#endif
+    const float taylor[7] = {1.0f, 0.69314718f, 0.24022651f, 0.055504109f, 0.0096181291f, 0.0013333558f, 0.00015403530f};
+    vec p = all(taylor[DEGREE]);
+    for (int i = DEGREE - 1; i >= 0; --i) p = p * f + taylor[i];
+#if defined(__AVX512F__)
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);  // 0 where n is -inf, though p is NaN there
+#else
+    vec y = p * (vec)((whole + 127) << 23);
     return t < -126.0f ? vec{} : y;
+#endif
 }
 
 // tanh: its Taylor polynomial near 0, where 1 - 2 / (exp(2 x) + 1) would cancel.
 static inline vec tanh(vec x) {
     vec positive = x < 0.0f ? -x : x;
     vec bounded = positive > 20.0f ? all(20.0f) : positive;
-    vec far = 1.0f - 2.0f / (exp2(bounded * 2.88539008177792681f) + 1.0f);
+    vec far = 1.0f - 2.0f / (exp2<6>(bounded * 2.88539008177792681f) + 1.0f);
     vec s = x * x;
     vec near = s * (-1382.0f / 155925.0f) + 62.0f / 2835.0f;
     near = near * s - 17.0f / 315.0f;
@@ -134,7 +149,7 @@ static inline void transpose(const void *from, int64_t from_stride, void *to, in
 // ---------------------------------------------------------------------------------------------------------- engines
 struct Wide {
     typedef float E;
-    static const int PAIR = 1, GRAIN = 16;
+    static const int PAIR = 1, GRAIN = 16, DEGREE = 6;
 
     static void begin() {}
     static void end() {}
@@ -183,7 +198,7 @@ struct Wide {
 #if HAS_TILES
 struct Tiles {
     typedef bf16 E;
-    static const int PAIR = 2, GRAIN = 32;
+    static const int PAIR = 2, GRAIN = 32, DEGREE = 4;
 
     struct Configuration {
         uint8_t palette = 0, start_row = 0, reserved[14] = {};
@@ -287,8 +302,13 @@ struct Tiles {
 #endif
 
 // --------------------------------------------------------------------------------------------------------- packings
-static inline void convert(const float *from, float *to, int n) { std::memcpy(to, from, n * sizeof(float)); }
-static inline void convert(const bf16 *from, bf16 *to, int n) { std::memcpy(to, from, n * sizeof(bf16)); }
+template <class T>
+static inline void convert(const T *from, T *to, int n) {
+    const int LINE = 64 / sizeof(T);
+    int i = 0;
+    for (; i + LINE <= n; i += LINE) std::memcpy((void *)(to + i), from + i, 64);
+    if (i < n) std::memcpy((void *)(to + i), from + i, (n - i) * sizeof(T));
+}
 static inline void convert(const bf16 *from, float *to, int n) {
     for (int i = 0; i < n; ++i) to[i] = wide(from[i]);
 }

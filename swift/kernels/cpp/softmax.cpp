@@ -1,21 +1,21 @@
-// Log-probabilities of one target per row of logits, and the gradient of the logits in their own place.
+// Log-probabilities of one target per row of logits, and their gradient in the place of the logits.
 #include "numbers.h"
 
-static const int64_t BLOCK = 2048;
+static const int64_t BLOCK = 2048;  // floats that are summed before doubles take over
 
 template <typename T>
-static void logprob_rows(T *logits, const int64_t *targets, float *logps, float *lse, float *entropy, uint8_t *correct,
-                         int64_t rows, int64_t vocab) {
+static void logprob_rows(T *logits, const int64_t *targets, float *logps, float *lse, float *entropy, bool *correct,
+                         int64_t rows, int64_t vocab, int64_t gradient) {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; ++r) {
-        const T *z = logits + r * vocab;
+        T *z = logits + r * vocab;
         float top = -__builtin_inff();
 #pragma omp simd reduction(max : top)
         for (int64_t v = 0; v < vocab; ++v) {
             float each = wide(z[v]);
             top = each > top ? each : top;
         }
-        double total = 0, mean = 0;  // of blocks that floats sum without loss
+        double total = 0, mean = 0;
         for (int64_t at = 0; at < vocab; at += BLOCK) {
             int64_t end = at + BLOCK < vocab ? at + BLOCK : vocab;
             float sum = 0, product = 0;
@@ -31,36 +31,24 @@ static void logprob_rows(T *logits, const int64_t *targets, float *logps, float 
         float log_total = float(__builtin_log(total)), target = wide(z[targets[r]]);
         lse[r] = log_total + top;
         logps[r] = target - top - log_total;
-        if (entropy) entropy[r] = float(log_total - mean / total);
+        entropy[r] = float(log_total - mean / total);
         correct[r] = target == top;
-    }
-}
-
-template <typename T>
-static void logprob_rows_backward(T *logits, const int64_t *targets, const float *lse, const float *grad, int64_t rows,
-                                  int64_t vocab) {
-#pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < rows; ++r) {
-        T *z = logits + r * vocab;
-        float at = lse[r], scale = -grad[r];
-        float target = fast_exp(wide(z[targets[r]]) - at);
+        for (int64_t v = 0; correct[r] && v < targets[r]; ++v) correct[r] = wide(z[v]) < top;  // the first of equals
+        if (!gradient) continue;
+        float at = lse[r];
 #pragma omp simd
-        for (int64_t v = 0; v < vocab; ++v) narrow(scale * fast_exp(wide(z[v]) - at), z[v]);
-        narrow(scale * (target - 1.0f), z[targets[r]]);
+        for (int64_t v = 0; v < vocab; ++v) narrow(-fast_exp(wide(z[v]) - at), z[v]);
+        narrow(1.0f - fast_exp(target - at), z[targets[r]]);
     }
 }
 
 extern "C" {
-void logprob_rows_bf16(void *z, void *t, void *logps, void *lse, void *entropy, void *correct, int64_t rows, int64_t v) {
-    logprob_rows((bf16 *)z, (const int64_t *)t, (float *)logps, (float *)lse, (float *)entropy, (uint8_t *)correct, rows, v);
+void logprob_rows_bf16(bf16 *z, int64_t *t, float *logps, float *lse, float *entropy, bool *correct, int64_t rows,
+                       int64_t vocab, int64_t gradient) {
+    logprob_rows(z, t, logps, lse, entropy, correct, rows, vocab, gradient);
 }
-void logprob_rows_f32(void *z, void *t, void *logps, void *lse, void *entropy, void *correct, int64_t rows, int64_t v) {
-    logprob_rows((float *)z, (const int64_t *)t, (float *)logps, (float *)lse, (float *)entropy, (uint8_t *)correct, rows, v);
-}
-void logprob_rows_backward_bf16(void *z, void *t, void *lse, void *grad, int64_t rows, int64_t v) {
-    logprob_rows_backward((bf16 *)z, (const int64_t *)t, (const float *)lse, (const float *)grad, rows, v);
-}
-void logprob_rows_backward_f32(void *z, void *t, void *lse, void *grad, int64_t rows, int64_t v) {
-    logprob_rows_backward((float *)z, (const int64_t *)t, (const float *)lse, (const float *)grad, rows, v);
+void logprob_rows_f32(float *z, int64_t *t, float *logps, float *lse, float *entropy, bool *correct, int64_t rows,
+                      int64_t vocab, int64_t gradient) {
+    logprob_rows(z, t, logps, lse, entropy, correct, rows, vocab, gradient);
 }
 }
