@@ -45,7 +45,7 @@ def quantization_config(args: QuantArgs, dtype: str) -> Any:
 def unpacker(layer: nn.Module) -> Callable[[], Tensor] | None:
     """What unpacks the 4-bit weight of a bitsandbytes layer to [outputs, inputs]; None for any other layer.
 
-    The layer no longer rearranges its weight for answering on a CPU, which it does on the first call without a gradient.
+    From then on the layer does not rearrange its weight for answering on a CPU, as it does in calls without gradient.
     """
     if type(layer).__name__ != 'Linear4bit' or getattr(layer.weight.quant_state, 'packing_format_for_cpu', False):
         return None
