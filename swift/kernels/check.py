@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from swift.core.types import Segments
-from swift.kernels import attention, segmentwise
+from swift.kernels import attention, gated, norm, rotary, segmentwise
 from swift.kernels.segmentwise import Rules
 
 
@@ -73,6 +73,28 @@ def _shared(q, k, v, segments) -> torch.Tensor:
     return torch.cat([part for part, parent in zip(parts, segments.parents, strict=True) if parent >= 0], 1)
 
 
+def _random(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def _norm(shape: tuple[int, int, torch.dtype]) -> tuple:
+    tokens, width, dtype = shape
+    inputs = _random(1, tokens, width, dtype=dtype), _random(width, dtype=dtype, seed=1)
+    return *(each.requires_grad_() for each in inputs), 1e-6
+
+
+def _gate(shape: tuple[int, int, torch.dtype]) -> tuple:
+    tokens, width, dtype = shape
+    return tuple(_random(1, tokens, width, dtype=dtype, seed=seed).requires_grad_() for seed in (0, 1))
+
+
+def _turning(shape: tuple[int, int, int, torch.dtype]) -> tuple:
+    tokens, heads, width, dtype = shape
+    angles = _random(1, tokens, width // 2, dtype=torch.float32).repeat(1, 1, 2)
+    x = _random(1, tokens, heads, width, dtype=dtype).transpose(1, 2).requires_grad_()
+    return x, angles.cos().to(dtype), angles.sin().to(dtype)
+
+
 PACKS = {
     '32 x 64': Heads(Segments((64,) * 32)),
     '13 of about 150': Heads(Segments((97, 203, 150, 131, 180, 166, 144, 120, 199, 158, 173, 140, 187))),
@@ -90,4 +112,25 @@ GROUPS = {
 CASES: dict[str, Case] = {
     'attention': Case('attention', _heads, _fast_attention, _plain_attention, PACKS),
     'prefix attention': Case('prefix attention', _heads, _shared, _repeated, GROUPS),
+    'norm': Case(
+        'norm',
+        _norm,
+        norm.rms_norm,
+        norm.plain,
+        {'2048 x 576': (2048, 576, torch.bfloat16), '2048 x 576, fp32': (2048, 576, torch.float32)},
+    ),
+    'gated': Case(
+        'gated',
+        _gate,
+        gated.gated,
+        lambda gate, up: torch.nn.functional.silu(gate) * up,
+        {'2048 x 1536': (2048, 1536, torch.bfloat16), '2048 x 1536, fp32': (2048, 1536, torch.float32)},
+    ),
+    'rotary': Case(
+        'rotary',
+        _turning,
+        lambda x, cos, sin: rotary.rotary(x, x[:, :1], cos, sin)[0],
+        rotary.plain,
+        {'2048 x 9 x 64': (2048, 9, 64, torch.bfloat16), '2048 x 9 x 64, fp32': (2048, 9, 64, torch.float32)},
+    ),
 }
