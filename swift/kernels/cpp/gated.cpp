@@ -8,23 +8,6 @@ struct Slope {
     float value, slope;  // act(x), act'(x)
 };
 
-// exp(x) for x <= 0 and nothing else: 2^n 2^f by the minimax polynomial of degree 5; relative error below 2e-7.
-static inline float decay(float x) {
-    float t = x * 1.44269504088896341f;
-    t = t > -127.0f ? t : -127.0f;  // where the scale below is 0
-    float n = __builtin_rintf(t), f = t - n;
-    float p = 0.00132764718f;
-    p = p * f + 0.00967554133f;
-    p = p * f + 0.0555071327f;
-    p = p * f + 0.240221197f;
-    p = p * f + 0.693146967f;
-    p = p * f + 1.00000007f;
-    int32_t bits = (int32_t(n) + 127) << 23;
-    float scale;
-    std::memcpy(&scale, &bits, 4);
-    return p * scale;
-}
-
 // 1 / d for 1 <= d <= 2: a parabola and two steps of Newton, several times faster than a vector of divisions.
 static inline float inverse(float d) {
     float y = (0.323232109f * d - 1.4545448f) * d + 2.12121165f;
@@ -34,7 +17,7 @@ static inline float inverse(float d) {
 
 // x sigmoid(k), where k has the derivative dk: the SiLU for k = x, GELU's tanh form for k = 2 sqrt(2/pi) (x + a x^3).
 static inline Slope swish(float x, float k, float dk) {
-    float e = decay(-__builtin_fabsf(k)), d = inverse(1.0f + e), other = e * d;  // sigmoid(|k|), sigmoid(-|k|)
+    float e = fast_exp(-__builtin_fabsf(k)), d = inverse(1.0f + e), other = e * d;  // sigmoid(|k|), sigmoid(-|k|)
     float s = k < 0 ? other : d;
     return {x * s, s + x * (other * d) * dk};
 }
@@ -67,7 +50,7 @@ struct Gelu {
         p = p * t + 0.246512197f;
         p = p * t + 0.28210422f;
         p = p * t + 0.282094747f;
-        float bell = decay(-z * z), tail = 0.5f * bell * t * p;
+        float bell = fast_exp(-z * z), tail = 0.5f * bell * t * p;
         float phi = x < 0 ? tail : 1.0f - tail;
         return {x * phi, phi + x * bell * 0.398942280401432678f};
     }
