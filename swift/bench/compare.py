@@ -81,10 +81,8 @@ def _cell(
     job = _job(plan, cell, made, dialect)
     runs: dict[str, list[dict[str, Any]]] = {side.name: [] for side in _sides(plan, cell)}
     for number, side in order(_sides(plan, cell), plan.repeats):
-        if number and time.time() - started > plan.seconds:
+        if runs[side.name] and not _worth_another(runs[side.name][-1], plan.seconds - (time.time() - started)):
             continue
-        if runs[side.name] and not runs[side.name][-1]['ok']:
-            continue  # it failed: it will again
         say(f'{cell.title}: {side.name}, run {number + 1}')
         run = _run(plan, cell, side, number, job)
         runs[side.name].append(run)
@@ -92,6 +90,11 @@ def _cell(
         if side.peer == OURS and not run['ok']:
             break  # there is nothing to compare with
     return {'cell': asdict(cell), 'rows': {**asdict(made), 'path': str(made.path)}, 'sides': runs}
+
+
+def _worth_another(run: dict[str, Any], left: float) -> bool:
+    """Whether a side runs again: it did not fail, and there is time."""
+    return run['ok'] and run['seconds'] < left
 
 
 def order(sides: Sequence[Side], repeats: int) -> Iterator[tuple[int, Side]]:
@@ -195,7 +198,8 @@ def _probe(plan: Plan, when: str, say: Callable[[str], None]) -> dict[str, Any] 
     say(f'matrix products and copies, {when}')
     job = {'model': str(plan.model), 'device': plan.device, 'rank': RANK}
     command = [plan.pythons[OURS], str(DRIVERS / 'probe.py')]
-    run = process.run(command, job, plan.folder / 'work' / f'probe.{when}', threads=plan.threads, timeout=plan.timeout)
+    work, ours = plan.folder / 'work' / f'probe.{when}', str(PACKAGE.parent)
+    run = process.run(command, job, work, threads=plan.threads, timeout=plan.timeout, path=ours)
     if run['ok']:
         files.write(path, json.dumps(run['result']))
     else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -32,9 +33,9 @@ def run(
         (each with ``seconds``, ``cpu``, ``tokens``, ``supervised``, ``loss``), ``peak_rss`` in bytes, ``load`` before
         and after, ``versions``, and the driver's own ``result`` if it has one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # nothing of an earlier run helps this one
+    folder.mkdir(parents=True)
     events, log = folder / 'events.jsonl', folder / 'log.txt'
-    events.unlink(missing_ok=True)
     (folder / 'job.json').write_text(
         json.dumps({**job, 'events': str(events), 'scratch': str(folder), 'threads': threads}), encoding='utf-8'
     )

@@ -85,9 +85,9 @@ def test_a_wrong_command_line_says_what_to_do(words, said):
         bench.main(words)
 
 
-def test_two_steps_beside_a_plain_loop_have_the_same_losses(tmp_path, capsys):
+def test_three_steps_beside_a_plain_loop_have_the_same_losses(tmp_path, capsys):
     model = tiny.folder(tmp_path / 'model', dtype='bfloat16')
-    words = ['sft', '--quick', '--cells', 'lora-natural', '--model', str(model), '--steps', '2', '--rows_per_step', '4']
+    words = ['sft', '--quick', '--cells', 'lora-natural', '--model', str(model), '--steps', '3', '--rows_per_step', '4']
     words += ['--max_length', '256', '--repeats', '1', '--threads', '1', '--output_dir', str(tmp_path / 'out')]
     words += ['--peers', 'plain', '--peer_python', f'plain={sys.executable}']
     words += ['--dataset', str(tiny.rows(tmp_path / 'rows.jsonl'))]

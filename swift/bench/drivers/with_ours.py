@@ -1,5 +1,7 @@
 """``swift sft`` and ``swift pt`` as a user runs them, with an event at the end of every optimizer step."""
 
+import os
+
 from watch import begin, micro, quiet
 
 quiet()
@@ -39,7 +41,7 @@ flags = {
     'max_length': job['max_length'], 'learning_rate': job['learning_rate'], 'weight_decay': job['weight_decay'],
     'adam_beta2': job['adam_beta2'], 'seed': job['seed'], 'dataset_shuffle': False, 'train_dataloader_shuffle': False,
     'packing': job['packing'], 'save_strategy': 'no', 'report_to': 'none', 'logging_steps': 1, 'lint': 'warn',
-    'use_cpu': job['device'] == 'cpu', **job.get('flags', {}),
+    'use_cpu': job['device'] == 'cpu', 'store_dir': os.path.join(job['scratch'], 'tokens'),
 }  # fmt: skip
 if job['packing']:
     flags |= {'per_device_train_batch_size': 1, 'gradient_accumulation_steps': job['packs_per_step']}
