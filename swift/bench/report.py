@@ -12,7 +12,7 @@ from swift.bench.peers import OURS, SIDES
 from swift.core import files
 from swift.core.table import table
 
-AGREE, AGREE_REORDERED = 1e-2, 1e-1  # relative difference of first losses; of mean losses where packs differ
+AGREE, AGREE_REORDERED = 1e-2, 0.25  # relative difference of first losses; of mean losses where packs hold other rows
 Row = tuple[str, ...]
 
 # Heading, what of a run, and how it is shown. An arrow down: less is better.

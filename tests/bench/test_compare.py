@@ -99,3 +99,13 @@ def test_three_steps_beside_a_plain_loop_have_the_same_losses(tmp_path, capsys):
     report_file.unlink()
     assert bench.main(words) == 0  # every run is there already
     assert 'ours, run 1' in capsys.readouterr().out
+
+
+def test_datasets_map_learns_the_same_tokens(tmp_path, capsys):
+    model, rows = tiny.folder(tmp_path / 'model', dtype='bfloat16'), tiny.rows(tmp_path / 'rows.jsonl')
+    words = ['sft', '--quick', '--cells', 'tokenise', '--model', str(model), '--dataset', str(rows), '--threads', '1']
+    words += ['--repeats', '1', '--peer_python', f'trl={sys.executable}', '--output_dir', str(tmp_path / 'out')]
+    assert bench.main(words) == 0
+    printed = capsys.readouterr().out
+    learnt = {line.rpartition(': ')[2] for line in printed.splitlines() if 'supervised tokens' in line}
+    assert len(learnt) == 1
