@@ -46,7 +46,7 @@ VERBS = (
     Verb('megatron pt', 'Pre-train with Megatron-core', '用 Megatron-core 预训练'),
     Verb('megatron rlhf', 'Align with Megatron-core', '用 Megatron-core 做偏好对齐'),
     Verb('megatron export', 'Convert to and from Megatron-core', '与 Megatron-core 互相转换'),
-    Verb('plan', 'Will it fit, how long will it take, what to change', '显存够不够、要多久、该改什么'),
+    Verb('plan', 'Will it fit, how long will it take, what to change', '显存够不够、要多久、该改什么', built=True),
     Verb('doctor', 'What is wrong with this machine', '检查这台机器有什么问题', built=True),
     Verb('inspect', 'Every token of a row with its role and loss weight', '逐个查看词元的角色与损失权重', built=True),
     Verb('verify', 'Check losses and fast paths against references', '用参考实现核对损失与加速路径'),

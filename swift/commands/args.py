@@ -39,3 +39,15 @@ class DoctorArgs:
 
     json: bool = False
     """Print JSON."""
+
+
+@dataclass(kw_only=True)
+class PlanArgs:
+    """What swift plan is asked."""
+
+    memory: str | None = None
+    """Memory that the run must fit into: 24GiB, 16GB; None means what is free on this machine."""
+    ladder: bool = False
+    """Show what each change would bring though the run fits."""
+    json: bool = False
+    """Print JSON."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from swift.bench.args import BenchArgs
 from swift.commands import checks, inherit
-from swift.commands.args import DoctorArgs, InspectArgs, PluginArgs, ShowArgs
+from swift.commands.args import DoctorArgs, InspectArgs, PlanArgs, PluginArgs, ShowArgs
 from swift.commands.names import ALIASES, DEVIATIONS, ESTABLISHED, PATHS, SECTIONS, VALUES, VARIABLES
 from swift.core.config import Config, from_values, parse, settle
 from swift.core.errors import ConfigError
@@ -167,6 +167,22 @@ class InspectConfig(SftConfig):
 
 
 @dataclass(kw_only=True)
+class PlanConfig(SftConfig):
+    """swift plan: takes what sft takes, so that the same file tells whether the run fits. Data may be left out."""
+
+    verb: ClassVar[str] = 'plan'
+    like: ClassVar[str] = 'sft'
+
+    plan: PlanArgs = field(default_factory=PlanArgs)
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """What makes the run impossible makes its plan so; only data need not be there."""
+        for flags, text in super().check():
+            if 'dataset' not in flags.split() or self.data.dataset:
+                yield flags, text
+
+
+@dataclass(kw_only=True)
 class InferConfig(ModelConfig):
     """swift infer"""
 
@@ -250,7 +266,8 @@ class BenchConfig(Config):
 CONFIGS: dict[str, type[Config]] = {
     config.verb: config
     for config in (
-        SftConfig, PtConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, ShowConfig, DoctorConfig,
+        SftConfig, PtConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, PlanConfig, ShowConfig,
+        DoctorConfig,
         BenchConfig,
     )
 }  # fmt: skip

@@ -30,6 +30,7 @@ from swift.core.vocabulary import read_table
 
 CHINESE = Path(__file__).with_name('zh.tsv')
 TRAINING = ('sft', 'pt')
+UNLISTED = ('inspect', 'plan', 'show')  # they take the flags of others, and few of their own
 Table = tuple[str, list[str], list[list[str]]]  # title, heading, rows
 
 
@@ -82,7 +83,7 @@ def _config(words: list[str]) -> int:
 # ------------------------------------------------------------------------------------------------------- tables
 def _flags(words: list[str]) -> Iterator[Table]:
     """Flags by group, then those without effect and those to come; words narrow it to verbs, or to names."""
-    verbs = [word for word in words if word in CONFIGS] or [verb for verb in CONFIGS if verb not in ('inspect', 'show')]
+    verbs = [word for word in words if word in CONFIGS] or [verb for verb in CONFIGS if verb not in UNLISTED]
     wanted = [word.lstrip('-').replace('-', '_') for word in words if word not in CONFIGS]
     keep = lambda name: not wanted or any(word in name for word in wanted)
     for cls, group in _groups(verbs):

@@ -1,0 +1,197 @@
+"""swift plan: how much memory a run will take at most, who holds it, how long it lasts, and what to change.
+
+Takes the flags of ``swift sft``. The model needs no weights: two models of its width with a few layers and random
+weights take the true step in processes of their own, and everything is linear in the layers. What was measured is kept
+in the cache, where ``swift sft`` finds it for its first lines.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import swift
+from swift import hub
+from swift.commands import configs, sft
+from swift.commands.configs import PlanConfig, SftConfig
+from swift.commands.prepare import prepare
+from swift.commands.rehearse import Job
+from swift.core import cache, files
+from swift.core.errors import ModelError, OutOfMemory
+from swift.core.log import get_logger, say
+from swift.models.info import folder_of, max_length, read_config, text_part
+from swift.plan import allocator, meter, report, shrink
+from swift.plan.hardware import look
+from swift.plan.ladder import Rung, rungs
+from swift.plan.predict import Plan, Rehearsed, predict
+from swift.plan.work import Work, assumed, work
+
+logger = get_logger(__name__)
+
+DESCRIPTION = ('*.json', '*.jinja', '*.txt', '*.model', '*.py')
+"""Files of a model that are not its weights."""
+FREE = (
+    'output_dir', 'add_version', 'seed', 'num_train_epochs', 'max_steps', 'learning_rate', 'run_name', 'logging_dir',
+    'logging_steps', 'save_steps', 'eval_steps', 'eval_strategy', 'metric_for_best_model', 'greater_is_better',
+    'gradient_accumulation_steps', 'per_device_train_batch_size', 'warmup_ratio', 'warmup_steps', 'weight_decay',
+    'hang_timeout',
+)  # fmt: skip
+"""Settings of training that change neither memory nor speed; the micro-batches themselves are counted apart."""
+
+
+def plan_main(args: Any = None) -> int:
+    """Plan as ``swift plan`` does; ``args`` as for ``sft_main``."""
+    return main(configs.resolve('plan', args))
+
+
+def main(cfg: PlanConfig) -> int:
+    """Print the plan, and the ladder where the run does not fit. Returns 0, or 77 when it does not fit."""
+    allocator.steady()
+    sft.choose_micro_batches(cfg)
+    folder = _describe(cfg)
+    todo, base = _work(cfg, folder)
+    plan = measure(cfg, folder, todo, base=base)
+    limit = report.size(cfg.plan.memory) if cfg.plan.memory else look().memory_free
+    steps: list[tuple[Rung, Plan]] = []
+    if plan.peak > limit or cfg.plan.ladder:
+        steps = list(_climb(cfg, folder, todo, base, limit=None if cfg.plan.ladder else limit))
+    if cfg.plan.json:
+        print(json.dumps(report.as_json(plan, steps, limit)))
+    else:
+        for line in report.lines(plan, steps, limit):
+            say(line)
+    return 0 if plan.peak <= limit else OutOfMemory.exit_code
+
+
+# ------------------------------------------------------------------------------------------------------- measuring
+def measure(cfg: SftConfig, folder: Path, todo: Work, *, base: int | None) -> Plan:
+    """The plan of a run, rehearsed unless the cache has it.
+
+    Args:
+        folder: the model's, which may lack weights.
+        base: what the run's process holds before the model comes; None takes that of the rehearsal.
+    """
+    config = read_config(folder)
+    layers, depths = shrink.depth(config), shrink.depths(config)
+    if layers is None or depths is None:
+        raise ModelError(f'{folder}: config.json does not say how many layers there are, or there is only one')
+    kept = _place(cfg, config, todo)
+    if not kept.is_file():
+        with tempfile.TemporaryDirectory(dir=_made(kept.parent)) as temp:
+            measured = [asdict(_rehearse(cfg, folder, todo, count, Path(temp))) for count in depths]
+        files.write(kept, json.dumps(measured, indent=1))
+    return _read(kept, layers, todo, base)
+
+
+def find(cfg: SftConfig, folder: Path, todo: Work, *, base: int) -> Plan | None:
+    """The plan of a run whose rehearsal is in the cache."""
+    config = read_config(folder)
+    layers, kept = shrink.depth(config), _place(cfg, config, todo)
+    return _read(kept, layers, todo, base) if layers and kept.is_file() else None
+
+
+def _read(kept: Path, layers: int, todo: Work, base: int | None) -> Plan:
+    shallow, deep = (Rehearsed(**each) for each in json.loads(kept.read_text(encoding='utf-8')))
+    return predict(shallow, deep, layers=layers, base=deep.before if base is None else base, work=todo)
+
+
+def _rehearse(cfg: SftConfig, folder: Path, todo: Work, layers: int, temp: Path) -> Rehearsed:
+    """One rehearsal in a fresh process."""
+    small = shrink.write(folder, temp / f'{layers}', layers, trust_remote_code=cfg.model.trust_remote_code)
+    result = temp / f'{layers}.json'
+    job = Job(cfg, small, layers, todo.shapes, _longest(cfg, folder))
+    done = subprocess.run(
+        [sys.executable, '-m', 'swift.commands.rehearse', str(result)],
+        input=pickle.dumps(job),
+        capture_output=True,
+    )
+    shutil.rmtree(small)
+    if done.returncode or not result.is_file():
+        told = done.stderr.decode(errors='replace').strip().splitlines()[-1:] or [f'exit code {done.returncode}']
+        raise ModelError(f'the rehearsal with {layers} layers failed: {told[0]}')
+    return Rehearsed(**json.loads(result.read_text(encoding='utf-8')))
+
+
+def _place(cfg: SftConfig, config: dict[str, Any], todo: Work) -> Path:
+    """Where the rehearsal is kept: its name changes with everything that it depends on."""
+    import torch
+    import transformers
+
+    train = {name: value for name, value in vars(cfg.train).items() if name not in FREE}
+    model = {name: value for name, value in vars(cfg.model).items() if name not in ('model', 'hub_token')}
+    facts = [config, model, vars(cfg.tuner), train, asdict(todo)['shapes'], _code(), torch.get_num_threads()]
+    versions = [torch.__version__, transformers.__version__]
+    key = hashlib.sha256(json.dumps([facts, versions], sort_keys=True, default=str).encode()).hexdigest()
+    return cache.folder('plan') / f'{key[:32]}.json'
+
+
+def _code() -> str:
+    """The program itself: what it needs changes with it."""
+    found = hashlib.sha256()
+    for path in sorted(Path(swift.__path__[0]).rglob('*')):
+        if path.suffix in ('.py', '.cpp', '.h'):
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------- the run
+def _describe(cfg: SftConfig) -> Path:
+    """The folder of the model; of a hub's, everything but the weights is fetched."""
+    model = cfg.model
+    if not Path(str(model.model)).exists():
+        fetched = hub.fetch(
+            str(model.model), revision=model.model_revision, use_hf=model.use_hf, token=model.hub_token,
+            allow=DESCRIPTION,
+        )  # fmt: skip
+        model.model = str(fetched)
+    return folder_of(model)
+
+
+def _work(cfg: SftConfig, folder: Path) -> tuple[Work, int | None]:
+    """What the run will do, and the memory of this process, which has prepared all that the run prepares."""
+    if not cfg.data.dataset:
+        longest = cfg.data.packing_length if cfg.data.packing else None
+        rows = cfg.train.per_device_train_batch_size
+        longest = longest or _longest(cfg, folder)
+        return assumed(longest=longest, micro=cfg.data.max_tokens_per_batch, rows=rows), None
+    ready = prepare(cfg, weights_needed=False)
+    source, _ = sft._sources(cfg, ready)
+    return work(source, sft._pace(cfg, source).steps), meter.read().now
+
+
+def _longest(cfg: SftConfig, folder: Path) -> int:
+    return cfg.template.max_length or cfg.model.max_model_len or max_length(text_part(read_config(folder)))
+
+
+def _climb(
+    cfg: SftConfig, folder: Path, todo: Work, base: int | None, *, limit: int | None
+) -> Iterator[tuple[Rung, Plan]]:
+    """The ladder: each change on top of those before it, until the run fits."""
+    cfg = copy.deepcopy(cfg)
+    for rung in rungs(cfg.get):
+        for name, value in rung.flags.items():
+            cfg.put(name, value, 'plan')
+        todo = rung.work(todo)
+        try:
+            plan = measure(cfg, folder, todo, base=base)
+        except ModelError as error:
+            logger.warning('%s: %s', rung.title, error)
+            continue
+        yield rung, plan
+        if limit is not None and plan.peak <= limit:
+            return
