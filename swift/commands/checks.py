@@ -101,6 +101,24 @@ def paths(config: Config) -> Problems:
                 yield name, f'{named(config, name)} {text}: there is no {lost}{_sibling(lost)}'
 
 
+def resuming(config: Any) -> Problems:
+    """A run to go on with that is not there, so that neither model nor data can be taken from it."""
+    train, wanted = config.train, config.train.resume_from_checkpoint
+    if not wanted or config.model.model or train.resume_only_model:
+        return
+    folder = train.output_dir if wanted in ('last', 'best') else wanted
+    if folder is None:
+        problem = 'looks into --output_dir, which is not given; give it, or the folder of the checkpoint'
+    elif not Path(folder).is_dir():
+        problem = f'there is no folder {folder}; leave the flag out to start, with --model and --dataset'
+    else:
+        problem = f'{folder} holds no checkpoint of swift; leave the flag out to start, with --model and --dataset'
+    yield (
+        'resume_from_checkpoint model adapters dataset cached_dataset',
+        f'--resume_from_checkpoint {wanted}: {problem}',
+    )
+
+
 def training(config: Any, *, evaluates: bool) -> Problems:
     """Requirements of a training run."""
     data, train = config.data, config.train

@@ -124,6 +124,7 @@ class SftConfig(ModelConfig):
 
     def check(self) -> Iterator[tuple[str, str]]:
         """Combinations that cannot work."""
+        yield from checks.resuming(self)
         yield from super().check()
         yield from checks.training(self, evaluates=self._evaluates())
         if self.template.truncation_strategy == 'split' and self.verb == 'sft':

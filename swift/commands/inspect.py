@@ -139,7 +139,8 @@ def _write_page(cfg: InspectConfig, rows: Iterator[Row], tokenizer: Any) -> None
 def _faults(ready: Prepared, encoding: Encoding) -> None:
     """Notes and faults on standard error: what is on standard output can be read by programs."""
     found = encoding.examiner.finish()
-    for text in (*ready.template.notes, encoding.account, found.stats):
+    account = encoding.account
+    for text in (*ready.template.notes, f'{account}{account.listing()}', found.stats):
         logger.info('%s', text)
     for finding in found.findings:
         logger.warning('lint: %s', finding)

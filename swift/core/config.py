@@ -57,7 +57,8 @@ class Config:
     def check(self) -> Iterator[tuple[str, str]]:
         """Problems as (flags, what is wrong and what to do).
 
-        One is left out when an earlier problem is about any of its flags; one without flags, after any problem.
+        One is left out when an earlier problem is about any of its flags, or when nobody gave any of them and a file
+        could not be read; one without flags, after any problem.
         """
         return iter(())
 
@@ -124,8 +125,11 @@ def _complete(config: C, reader: _Reader) -> C:
     reader.put_into(config)
     config.derive()
     for names, text in config.check():
-        if names and not report.broken & set(names.split()):
-            report.problem(text, *names.split())
+        about = set(names.split())
+        if report.unread and all(config.sources.get(name, 'default') == 'default' for name in about):
+            continue  # what is missing may stand in the file that could not be read
+        if names and not report.broken & about:
+            report.problem(text, *about)
         elif not names and not report.problems:
             report.problem(text)
     if report.problems:

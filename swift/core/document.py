@@ -64,6 +64,8 @@ def load(path: str) -> Node:
 
     try:
         text = Path(path).read_text(encoding='utf-8')
+    except FileNotFoundError:
+        raise ConfigError(f'{path}: there is no such file') from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'{path}: cannot be read ({error})') from error
     if path.endswith('.json'):

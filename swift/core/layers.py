@@ -52,11 +52,13 @@ class Given:
 
 @dataclass
 class Report:
-    """Everything that is to be said at the end. ``broken`` holds flags that a problem is already about."""
+    """Everything that is to be said at the end. ``broken`` holds flags that a problem is already about; ``unread`` is
+    set if a file could not be read, so that nobody knows what it gives."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    unread: bool = False
 
     def problem(self, text: str, *about: str) -> None:
         """Add a problem with these flags."""
@@ -107,6 +109,7 @@ def from_file(
         tree = load(path)
     except ConfigError as error:
         report.problems += error.problems
+        report.unread = True
         return [], {}
     assert isinstance(tree.content, dict)
     environ = _environ(tree.content.pop('ENV', None), report)

@@ -53,7 +53,7 @@ class Account:
         if not self.used:
             raise DataError(
                 f'no row is left to use: {self.read:,} read, {self.dropped:,} left out (too long, or filtered), '
-                f'{len(self.rejected):,} rejected{self._list()}'
+                f'{len(self.rejected):,} rejected{self.listing()}'
             )
 
     def reasons(self) -> Counter[str]:
@@ -69,9 +69,10 @@ class Account:
         count = len(self.rejected)
         rule = '--strict allows none' if strict else f'--max_rejected {limit:g} allows {int(limit * total):,}'
         allow = '' if strict else f', or allow them with --max_rejected {math.ceil(count / total * 1000) / 1000:g}'
-        return f'{count:,} of {total:,} rows cannot be used ({rule}). Mend or remove them{allow}.{self._list()}'
+        return f'{count:,} of {total:,} rows cannot be used ({rule}). Mend or remove them{allow}.{self.listing()}'
 
-    def _list(self) -> str:
+    def listing(self) -> str:
+        """Rejected rows by reason, and the first of them by file and line; empty if there are none."""
         if not self.rejected:
             return ''
         counts = ''.join(f'\n  {count:>6,} x {reason}' for reason, count in self.reasons().most_common())

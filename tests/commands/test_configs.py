@@ -385,6 +385,23 @@ def test_a_resumed_run_goes_on_with_its_own_settings(tmp_path):
     assert (cfg.model.model, cfg.train.seed, cfg.train.resume_from_checkpoint) == ('own/base', 7, 'last')
 
 
+def test_a_run_to_resume_that_is_not_there_is_said_before_anything_is_missing(tmp_path):
+    for flags, words in (
+        (['last'], '--output_dir, which is not given'),
+        (['last', '--output_dir', str(tmp_path)], 'holds no checkpoint'),
+        ([str(tmp_path / 'checkpoint-9')], 'there is no folder'),
+    ):
+        (problem,) = problems('sft', '--resume_from_checkpoint', *flags)
+        assert words in problem
+
+
+def test_what_a_file_that_cannot_be_read_may_give_is_not_called_missing(tmp_path):
+    (problem,) = problems('sft', str(tmp_path / 'none.yaml'))
+    assert problem.endswith('none.yaml: there is no such file')
+    (tmp_path / 'broken.yaml').write_text('model: [a\n')
+    assert len(problems('sft', str(tmp_path / 'broken.yaml'), '--lora_rank', '-3')) == 2
+
+
 def test_a_broken_args_json_is_a_problem_with_a_way_round(tmp_path):
     folder = checkpoint(tmp_path)
     (folder / 'args.json').write_text('{')

@@ -40,6 +40,14 @@ def test_json_has_one_object_a_row_with_an_entry_for_each_token(world, capsys):
     assert len({len(first[key]) for key in ('input_ids', 'tokens', 'weight', 'role', 'segment', 'position')}) == 1
 
 
+def test_every_rejected_row_is_named_with_its_reason(world, caplog):
+    flags = ['--model', world / 'model', '--dataset', world / 'rows.jsonl', '--rows', 1, '--max_rejected', 1]
+    with caplog.at_level('INFO', 'swift'):
+        assert inspect_main([str(flag) for flag in flags]) == 0
+    assert 'rows.jsonl:3: bad JSON: Expecting value at column 15' in caplog.text
+    assert 'rows.jsonl:4: missing answer' in caplog.text
+
+
 def test_packs_keep_each_row_whole_and_positions_restart(world, capsys, tmp_path):
     flags = ['--packing', 'true', '--packing_length', 64, '--max_length', 64, '--store_dir', tmp_path, '--lint', 'off']
     packs = [row for row in objects(world, capsys, *flags) if 'error' not in row]

@@ -18,7 +18,7 @@ SURROGATE = re.compile(rb'\\u[dD][89a-fA-F]')
 
 def decode(raw: bytes) -> Any:
     """The value written in ``raw``. Raises RowError saying what is wrong and at which column."""
-    text = utf8(raw)
+    text = utf8(raw).rstrip()  # a fault at the end of the line is not one of the next line
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
