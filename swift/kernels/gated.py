@@ -95,6 +95,27 @@ def _backward_cpu(grad: Tensor, gate: Tensor, up: Tensor, act: int, packed: bool
     return out
 
 
+@torch.library.impl(LIBRARY, 'gated', 'CUDA')
+def _forward_cuda(gate: Tensor, up: Tensor, act: int) -> Tensor:
+    from swift.kernels import triton_rows
+
+    y = _empty(gate, up, act)
+    with torch.cuda.device_of(y):
+        triton_rows.gated(_rows(gate), _rows(up), y, act)
+    return y
+
+
+@torch.library.impl(LIBRARY, 'gated_backward', 'CUDA')
+def _backward_cuda(grad: Tensor, gate: Tensor, up: Tensor, act: int, packed: bool) -> Tensor:
+    from swift.kernels import triton_rows
+
+    out = _empty_gradients(grad, gate, up, act, packed)
+    first, second = (_rows(each) for each in (out.chunk(2, -1) if packed else out.unbind()))
+    with torch.cuda.device_of(out):
+        triton_rows.gated_backward(grad.contiguous(), _rows(gate), _rows(up), first, second, act)
+    return out
+
+
 @torch.library.impl(LIBRARY, 'gated', 'Meta')
 def _empty(gate: Tensor, up: Tensor, act: int) -> Tensor:
     return torch.empty_like(gate, memory_format=torch.contiguous_format)

@@ -90,6 +90,30 @@ def _backward_cpu(
     return grad_x, grad_weight
 
 
+@torch.library.impl(LIBRARY, 'rms_norm', 'CUDA')
+def _forward_cuda(x: Tensor, weight: Tensor, eps: float, offset: float, early: bool) -> tuple[Tensor, Tensor]:
+    from swift.kernels import triton_rows
+
+    x, weight = x.contiguous(), weight.contiguous()
+    y, rstd = _empty(x, weight, eps, offset, early)
+    with torch.cuda.device_of(x):
+        triton_rows.rms_norm(x, weight, y, rstd, eps, offset, early)
+    return y, rstd
+
+
+@torch.library.impl(LIBRARY, 'rms_norm_backward', 'CUDA')
+def _backward_cuda(
+    grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, offset: float, early: bool, weighed: bool
+) -> tuple[Tensor, Tensor]:
+    from swift.kernels import triton_rows
+
+    grad, x, weight = grad.contiguous(), x.contiguous(), weight.contiguous()
+    grad_x, grad_weight = _empty_gradients(grad, x, weight, rstd, offset, early, weighed)
+    with torch.cuda.device_of(x):
+        sums = triton_rows.rms_norm_backward(grad, x, weight, rstd, grad_x, offset, early, weighed)
+    return grad_x, grad_weight.copy_(sums) if weighed else grad_weight
+
+
 @torch.library.impl(LIBRARY, 'rms_norm', 'Meta')
 def _empty(x: Tensor, weight: Tensor, eps: float, offset: float, early: bool) -> tuple[Tensor, Tensor]:
     rows = x.numel() // max(1, x.shape[-1])

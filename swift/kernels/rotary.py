@@ -87,6 +87,17 @@ def _turn_cpu(x: Tensor, cos: Tensor, sin: Tensor, adjacent: bool, back: bool) -
     return y
 
 
+@torch.library.impl(LIBRARY, 'rotary', 'CUDA')
+def _turn_cuda(x: Tensor, cos: Tensor, sin: Tensor, adjacent: bool, back: bool) -> Tensor:
+    from swift.kernels import triton_rows
+
+    y = _empty(x, cos, sin, adjacent, back)
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    with torch.cuda.device_of(x):
+        triton_rows.rotary(x, cos.contiguous(), sin.contiguous(), y, adjacent, back)
+    return y
+
+
 @torch.library.impl(LIBRARY, 'rotary', 'Meta')
 def _empty(x: Tensor, cos: Tensor, sin: Tensor, adjacent: bool, back: bool) -> Tensor:
     """[B, H, T, D] in the memory of [B, T, H, D], as projections give it."""
