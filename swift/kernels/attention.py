@@ -73,6 +73,8 @@ def packed_attention(
     if torch.is_autocast_enabled(query.device.type):
         query, key, value = (each.to(torch.get_autocast_dtype(query.device.type)) for each in (query, key, value))
     segments = segments or Segments((query.shape[2],))
+    if segments.total != query.shape[2]:
+        raise Uncovered(f'a layer sees {query.shape[2]} tokens of a row of {segments.total}')
     attend = _choose(query, key, value, segments, rules) if fast else segmentwise.attend
     return attend(query, key, value, segments, rules), None
 

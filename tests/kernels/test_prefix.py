@@ -102,3 +102,19 @@ def test_a_prefix_comes_before_what_continues_it():
     for wrong in ((0, -1), (-1, 1), (-1,)):
         with pytest.raises(ValueError, match='index of an earlier segment'):
             Segments((4, 3), wrong)
+
+
+def test_the_calls_on_cuda_fit_the_operators_of_torch():
+    """No GPU is needed: shapes and types go through torch's own description of its kernels."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        make = lambda tokens, heads: torch.empty(tokens, heads, 64, dtype=torch.bfloat16, device='cuda')
+        starts = lambda count: torch.empty(count, dtype=torch.int32, device='cuda')
+        q, k, v = make(40, 8), make(30, 2), make(30, 2)
+        call = prefix.Call((25, 15), (10, 20), False, None, None, starts(3), starts(3))
+        for window in (None, 8):
+            out, lse = prefix.FLASH['cuda'].forward(q, k, v, call, 0.2, window)
+            assert out.shape == q.shape and lse.shape == (8, 40) and lse.dtype == torch.float32
+            grads = prefix.FLASH['cuda'].backward(torch.empty_like(out), q, k, v, out, lse, call, 0.2, window)
+            assert [each.shape for each in grads] == [q.shape, k.shape, v.shape]

@@ -8,24 +8,13 @@
 // A sequence sees its ancestors whole and itself causally: a position's keys are those before it along that chain.
 // Sequences that share an ancestor form a tree. Work is cut into items (tree, key head, ranges of blocks) that write
 // disjoint results, each in one fixed order: which thread does what, and how many there are, changes no bit.
-#include <omp.h>
-
-#include <algorithm>
-#include <vector>
-
 #include "attention_blocks.h"
+#include "attention_plan.h"
 
 namespace attention {
 
 struct Heads {  // where a token's heads lie, in numbers
     int64_t token, head;
-};
-
-struct Problem {
-    const int64_t *starts, *lengths, *parents;  // [segments]; parent -1: none, else an earlier segment
-    int64_t segments, tokens, heads, key_heads, width, window;  // window 0: no limit
-    float scale, cap;                                           // cap 0: none
-    int D;                                                      // width, zero-padded for the engine
 };
 
 template <class T>
@@ -38,125 +27,6 @@ struct Arrays {
     float *lse, *delta;  // [heads][tokens]
     const float *sinks;  // [heads] or null: one more logit in each softmax
 };
-
-// ------------------------------------------------------------------------------------------------------------- plan
-struct Block {
-    int segment, n;           // n tokens ...
-    int64_t token, position;  // ... from this one of the row, whose position in its chain is that
-};
-
-struct Tree {
-    std::vector<Block> blocks;  // in the order of the row
-    int64_t cost = 0;           // pairs of blocks that see each other
-};
-
-struct Range {
-    int from, to;
-};
-
-struct Item {
-    int tree, key_head;
-    Range queries, keys;  // blocks of the tree
-    bool for_queries, for_keys;  // what is computed: O or dQ of these queries; dK and dV of these keys
-    int64_t cost;
-};
-
-struct Plan {
-    std::vector<Tree> trees;
-    std::vector<std::vector<int>> chains;  // of each segment: its ancestors from the root, and itself
-    std::vector<Range> own;                // blocks of each segment in its tree
-    std::vector<int> tree;                 // of each segment
-};
-
-static Plan make_plan(const Problem &is) {
-    Plan plan;
-    std::vector<int64_t> position(is.segments);
-    for (int s = 0; s < is.segments; ++s) {
-        int64_t parent = is.parents[s];
-        plan.chains.push_back(parent < 0 ? std::vector<int>() : plan.chains[parent]);
-        plan.chains[s].push_back(s);
-        position[s] = parent < 0 ? 0 : position[parent] + is.lengths[parent];
-        plan.tree.push_back(parent < 0 ? int(plan.trees.size()) : plan.tree[parent]);
-        if (parent < 0) plan.trees.emplace_back();
-        auto &blocks = plan.trees[plan.tree[s]].blocks;
-        Range own{int(blocks.size()), 0};
-        for (int64_t at = 0; at < is.lengths[s]; at += BLOCK)
-            blocks.push_back({s, int(std::min<int64_t>(BLOCK, is.lengths[s] - at)), is.starts[s] + at, position[s] + at});
-        own.to = int(blocks.size());
-        plan.own.push_back(own);
-    }
-    return plan;
-}
-
-// Blocks of an ancestor (or of itself) that a block of queries sees, in the tree's numbers, within `keys`.
-static Range visible(const Problem &is, const Plan &plan, const Tree &tree, const Block &query, int ancestor, Range keys) {
-    Range own = plan.own[ancestor];
-    if (own.from == own.to) return own;
-    int64_t first = tree.blocks[own.from].position, last = query.position + query.n - 1;
-    int64_t oldest = is.window ? query.position - is.window + 1 : 0;
-    int from = own.from + (oldest > first ? int((oldest - first) / BLOCK) : 0);
-    int to = std::min<int64_t>(own.to, own.from + (last - first) / BLOCK + 1);
-    from = std::max(from, keys.from), to = std::min(to, keys.to);
-    return {from, std::max(from, to)};
-}
-
-// For each block of a tree: with how many key blocks it works as queries, with how many query blocks as keys.
-static void count_pairs(const Problem &is, const Plan &plan, const Tree &tree, std::vector<int64_t> &as_queries,
-                        std::vector<int64_t> &as_keys) {
-    int n = int(tree.blocks.size());
-    as_queries.assign(n, 0), as_keys.assign(n + 1, 0);
-    for (int b = 0; b < n; ++b)
-        for (int ancestor : plan.chains[tree.blocks[b].segment]) {
-            Range seen = visible(is, plan, tree, tree.blocks[b], ancestor, {0, n});
-            as_queries[b] += seen.to - seen.from;
-            if (seen.from < seen.to) ++as_keys[seen.from], --as_keys[seen.to];
-        }
-    for (int b = 0; b < n; ++b) as_keys[b + 1] += as_keys[b];
-}
-
-// Consecutive blocks cut into ranges that cost at least `target`.
-static std::vector<Item> cut(const std::vector<int64_t> &costs, int n, int64_t target) {
-    std::vector<Item> out;
-    for (int from = 0, to; from < n; from = to) {
-        int64_t cost = 0;
-        for (to = from; to < n && (to == from || cost < target); ++to) cost += costs[to];
-        out.push_back({0, 0, {from, to}, {from, to}, false, false, cost});
-    }
-    return out;
-}
-
-// The work list, costly items first. Forward: ranges of queries. Backward: a tree at once where threads stay busy,
-// else keys and queries apart, at 7/5 of the products.
-static std::vector<Item> make_items(const Problem &is, Plan &plan, bool backward) {
-    std::vector<int64_t> as_queries, as_keys;
-    int64_t total = 0, threads = omp_get_max_threads();
-    for (auto &tree : plan.trees) {
-        count_pairs(is, plan, tree, as_queries, as_keys);
-        for (int64_t each : as_queries) tree.cost += each;
-        total += tree.cost * is.key_heads;
-    }
-    std::vector<Item> items;
-    for (int t = 0; t < int(plan.trees.size()); ++t) {
-        Tree &tree = plan.trees[t];
-        int n = int(tree.blocks.size());
-        if (!n) continue;
-        std::vector<Item> pieces;
-        if (backward && 10 * tree.cost * threads <= 16 * total) {
-            pieces = {{0, 0, {0, n}, {0, n}, true, true, tree.cost * 5}};
-        } else {
-            count_pairs(is, plan, tree, as_queries, as_keys);
-            pieces = cut(as_queries, n, total / (4 * threads) + 1);
-            for (auto &each : pieces) each.keys = {0, n}, each.for_queries = true, each.cost *= 3;
-            if (backward)
-                for (auto each : cut(as_keys, n, total / (4 * threads) + 1))
-                    pieces.push_back({0, 0, {0, n}, each.keys, false, true, each.cost * 4});
-        }
-        for (int head = 0; head < is.key_heads; ++head)
-            for (auto each : pieces) each.tree = t, each.key_head = head, items.push_back(each);
-    }
-    std::stable_sort(items.begin(), items.end(), [](const Item &a, const Item &b) { return a.cost > b.cost; });
-    return items;
-}
 
 // -------------------------------------------------------------------------------------------------------- workspace
 // Memory of a thread that lives on between calls, unless it is large. Pieces are aligned to cache lines.
@@ -271,8 +141,8 @@ struct ForwardSpace {
 };
 
 template <class Engine, class T>
-static void pack_for_forward(const Problem &is, const Arrays<T> &x, ForwardSpace<Engine> &space, const Block &block, int b,
-                             int head) {
+static void pack_for_forward(const Problem &is, const Arrays<T> &x, ForwardSpace<Engine> &space, const Block &block,
+                             int b, int head) {
     if (space.packed[b]) return;
     space.packed[b] = 1;
     const T *k = x.k + block.token * x.k_at.token + head * x.k_at.head;
@@ -286,7 +156,8 @@ static void pack_for_forward(const Problem &is, const Arrays<T> &x, ForwardSpace
 
 // Scores of rows [first, end) to weights exp2(logit - top), with what was summed before brought to the new top.
 template <class Engine, bool WHOLE>
-static void soften(const Scale &scale, const Sight &sight, int first, int end, int columns, ForwardSpace<Engine> &space) {
+static void soften(const Scale &scale, const Sight &sight, int first, int end, int columns,
+                   ForwardSpace<Engine> &space) {
     const float none = -__builtin_inff();
     for (int r = first; r < end; ++r) {
         float *scores = space.scores + (r - first) * WIDE;
@@ -318,24 +189,26 @@ static void soften(const Scale &scale, const Sight &sight, int first, int end, i
 
 // Queries of one head against up to STEP neighbouring blocks of keys, from block b on.
 template <class Engine>
-static void forward_step(const Problem &is, const Scale &scale, const Sight &sight, int b, ForwardSpace<Engine> &space) {
+static void forward_step(const Problem &is, const Scale &scale, const Sight &sight, int b,
+                         ForwardSpace<Engine> &space) {
     const int D = is.D, rows = up(sight.queries, Engine::GRAIN);
     for (int r = 0; r < rows; r += STRIP) {
         int end = std::min(r + STRIP, rows), columns = sight.reach(r, Engine::GRAIN);
         for (int c = 0; c < columns; c += BLOCK)
-            Engine::product(space.scores + c, WIDE, space.rows + r * D, D, space.keys + (b + c / BLOCK) * space.step, BLOCK,
-                            end - r, std::min(BLOCK, columns - c), D, true);
+            Engine::product(space.scores + c, WIDE, space.rows + r * D, D, space.keys + (b + c / BLOCK) * space.step,
+                            BLOCK, end - r, std::min(BLOCK, columns - c), D, true);
         if (sight.whole(r, end, columns))
             soften<Engine, true>(scale, sight, r, end, columns, space);
         else
             soften<Engine, false>(scale, sight, r, end, columns, space);
-        Engine::product(space.sums + r * D, D, space.weights, WIDE, space.values + b * space.step, D, end - r, D, columns,
-                        false);
+        Engine::product(space.sums + r * D, D, space.weights, WIDE, space.values + b * space.step, D, end - r, D,
+                        columns, false);
     }
 }
 
 template <class Engine, class T>
-static void start_queries(const Problem &is, const Arrays<T> &x, ForwardSpace<Engine> &space, const Block &query, int head) {
+static void start_queries(const Problem &is, const Arrays<T> &x, ForwardSpace<Engine> &space, const Block &query,
+                          int head) {
     const int rows = up(query.n, Engine::GRAIN);
     pack_rows<Engine>(space.rows, x.q + query.token * x.q_at.token + head * x.q_at.head, x.q_at.token, query.n,
                       int(is.width), is.D);
@@ -348,7 +221,8 @@ static void start_queries(const Problem &is, const Arrays<T> &x, ForwardSpace<En
 }
 
 template <class Engine, class T>
-static void finish_queries(const Problem &is, const Arrays<T> &x, ForwardSpace<Engine> &space, const Block &query, int head) {
+static void finish_queries(const Problem &is, const Arrays<T> &x, ForwardSpace<Engine> &space, const Block &query,
+                           int head) {
     for (int r = 0; r < query.n; ++r) {
         float total = sum(space.total[r]), share = 1.0f / total;
         float *sums = space.sums + r * is.D;
@@ -420,8 +294,8 @@ struct BackwardSpace {
 };
 
 template <class Engine, class T>
-static void pack_for_backward(const Problem &is, const Arrays<T> &x, BackwardSpace<Engine> &space, const Block &block, int b,
-                              int head) {
+static void pack_for_backward(const Problem &is, const Arrays<T> &x, BackwardSpace<Engine> &space, const Block &block,
+                              int b, int head) {
     if (space.packed[b]) return;
     space.packed[b] = 1;
     const T *k = x.k + block.token * x.k_at.token + head * x.k_at.head;
@@ -438,11 +312,12 @@ static void pack_for_backward(const Problem &is, const Arrays<T> &x, BackwardSpa
 
 // A block of queries of one head: its packings, log-sum-exp in units of log 2, and rowsum(dO o O).
 template <class Engine, class T>
-static void take_queries(const Problem &is, const Arrays<T> &x, BackwardSpace<Engine> &space, const Block &query, int head,
-                         bool for_keys) {
+static void take_queries(const Problem &is, const Arrays<T> &x, BackwardSpace<Engine> &space, const Block &query,
+                         int head, bool for_keys) {
     const int D = is.D, width = int(is.width), rows = up(query.n, Engine::GRAIN);
+    const T *q = x.q + query.token * x.q_at.token + head * x.q_at.head;
     const T *grad = x.grad + query.token * x.grad_at.token + head * x.grad_at.head;
-    pack_rows<Engine>(space.q_rows, x.q + query.token * x.q_at.token + head * x.q_at.head, x.q_at.token, query.n, width, D);
+    pack_rows<Engine>(space.q_rows, q, x.q_at.token, query.n, width, D);
     pack_rows<Engine>(space.grad_rows, grad, x.grad_at.token, query.n, width, D);
     if (for_keys) {
         pack_pairs<Engine>(space.pairs, space.q_rows, query.n, D);
@@ -453,12 +328,7 @@ static void take_queries(const Problem &is, const Arrays<T> &x, BackwardSpace<En
     for (int r = 0; r < rows; ++r) {
         bool real = r < query.n;
         const T *out = x.out + ((query.token + r) * is.heads + head) * is.width;
-        float total = 0;
-        if (real) {
-#pragma omp simd reduction(+ : total)
-            for (int d = 0; d < width; ++d) total += wide(grad[r * x.grad_at.token + d]) * wide(out[d]);
-        }
-        space.delta[r] = total;
+        space.delta[r] = real ? inner(grad + r * x.grad_at.token, out, width) : 0.0f;
         space.lse[r] = real ? x.lse[head * is.tokens + query.token + r] * LOG2E : 0.0f;
     }
 }
@@ -490,7 +360,8 @@ template <class Engine>
 static void add_to_keys(int D, int r, int rows, int c, int n, int b, BackwardSpace<Engine> &space) {
     size_t to = size_t(b) * BLOCK * D + c;
     int from = r / Engine::PAIR * BLOCK + c;
-    Engine::product(space.dv + to, BLOCK, space.grad_columns + r, BLOCK, space.weights + from, BLOCK, D, n, rows - r, false);
+    Engine::product(space.dv + to, BLOCK, space.grad_columns + r, BLOCK, space.weights + from, BLOCK, D, n, rows - r,
+                    false);
     Engine::product(space.dk + to, BLOCK, space.q_columns + r, BLOCK, space.slopes_pairs + from, BLOCK, D, n, rows - r,
                     false);
 }
@@ -512,8 +383,8 @@ static void backward_step(const Problem &is, const Scale &scale, const Sight &si
         else
             slope<Engine, false>(scale, is.scale, sight, r, end, columns, space);
         if (item.for_queries)
-            Engine::product(space.dq + r * D, D, space.slopes + at, BLOCK, space.key_pairs + b * space.step, D, end - r, D,
-                            columns, false);
+            Engine::product(space.dq + r * D, D, space.slopes + at, BLOCK, space.key_pairs + b * space.step, D, end - r,
+                            D, columns, false);
     }
     for (int r = 0; item.for_keys && done < all_columns && r < rows; r += STRIP) {
         int columns = sight.reach(r, Engine::GRAIN);
@@ -599,7 +470,8 @@ static void choose(const Problem &is, const Arrays<bf16> &x, bool backward, bool
 // `table` [3][segments]: starts, lengths, parents. `at`: token and head strides of q, k, v (and grad, dq, dk, dv).
 static Problem problem(const int64_t *table, int64_t segments, int64_t tokens, int64_t heads, int64_t key_heads,
                        int64_t width, float scale, float cap, int64_t window) {
-    return {table, table + segments, table + 2 * segments, segments, tokens, heads, key_heads, width, window, scale, cap, 0};
+    const int64_t *lengths = table + segments, *parents = lengths + segments;
+    return {table, lengths, parents, segments, tokens, heads, key_heads, width, window, scale, cap, 0};
 }
 
 template <class T>
@@ -615,7 +487,8 @@ template <class T>
 static void backward(const T *grad, const T *q, const T *k, const T *v, T *out, float *lse, float *delta, T *dq, T *dk,
                      T *dv, const Heads *at, const Problem &is, bool tiles) {
     Arrays<T> x{};
-    x.q = q, x.k = k, x.v = v, x.grad = grad, x.out = out, x.lse = lse, x.delta = delta, x.dq = dq, x.dk = dk, x.dv = dv;
+    x.q = q, x.k = k, x.v = v, x.grad = grad, x.out = out, x.lse = lse, x.delta = delta;
+    x.dq = dq, x.dk = dk, x.dv = dv;
     x.q_at = at[0], x.k_at = at[1], x.v_at = at[2], x.grad_at = at[3];
     x.dq_at = at[4], x.dk_at = at[5], x.dv_at = at[6];
     choose(is, x, true, tiles);

@@ -10,6 +10,7 @@
 #pragma once
 #include <cstdlib>
 
+#include "attention_plan.h"
 #include "numbers.h"
 
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && \
@@ -30,7 +31,6 @@
 
 namespace attention {
 
-const int BLOCK = 64;
 const int LANES = 16;
 
 typedef float vec __attribute__((vector_size(64), aligned(64)));
@@ -40,6 +40,23 @@ static inline int up(int64_t n, int grain) { return int((n + grain - 1) / grain 
 static inline vec load(const float *x) { return *(const vec *)x; }
 static inline void store(float *x, vec v) { *(vec *)x = v; }
 static inline vec all(float x) { return vec{} + x; }
+
+// LANES numbers from anywhere, as fp32.
+static inline vec load_wide(const float *x) {
+    vec out;
+    std::memcpy(&out, x, sizeof out);
+    return out;
+}
+
+static inline vec load_wide(const bf16 *x) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16);
+#else
+    vec out;
+    for (int i = 0; i < LANES; ++i) out[i] = wide(x[i]);
+    return out;
+#endif
+}
 
 static inline ivec indices() { return ivec{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
 
@@ -82,7 +99,8 @@ static inline vec exp2(vec t) {
     ivec whole = __builtin_convertvector(low + (low < 0.0f ? all(-0.5f) : all(0.5f)), ivec);
     vec n = __builtin_convertvector(whole, vec), f = low - n;
 #endif
-    const float taylor[7] = {1.0f, 0.69314718f, 0.24022651f, 0.055504109f, 0.0096181291f, 0.0013333558f, 0.00015403530f};
+    const float taylor[7] = {1.0f,          0.69314718f,   0.24022651f,   0.055504109f,
+                             0.0096181291f, 0.0013333558f, 0.00015403530f};
     vec p = all(taylor[DEGREE]);
     for (int i = DEGREE - 1; i >= 0; --i) p = p * f + taylor[i];
 #if defined(__AVX512F__)
@@ -139,7 +157,8 @@ static inline void transpose16(const uint32_t *from, int64_t from_stride, uint32
 }
 
 // to[c][r] = from[r][c]; rows and columns are multiples of 16.
-static inline void transpose(const void *from, int64_t from_stride, void *to, int64_t to_stride, int rows, int columns) {
+static inline void transpose(const void *from, int64_t from_stride, void *to, int64_t to_stride, int rows,
+                             int columns) {
     for (int r = 0; r < rows; r += 16)
         for (int c = 0; c < columns; c += 16)
             transpose16((const uint32_t *)from + r * from_stride + c, from_stride,
@@ -311,6 +330,16 @@ static inline void convert(const T *from, T *to, int n) {
 }
 static inline void convert(const bf16 *from, float *to, int n) {
     for (int i = 0; i < n; ++i) to[i] = wide(from[i]);
+}
+
+template <class T>
+static inline float inner(const T *a, const T *b, int n) {
+    vec total{};
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) total += load_wide(a + i) * load_wide(b + i);
+    float rest = 0;
+    for (; i < n; ++i) rest += wide(a[i]) * wide(b[i]);
+    return sum(total) + rest;
 }
 static inline void convert(const float *from, bf16 *to, int n) {
 #if HAS_TILES
