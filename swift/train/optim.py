@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import Parameter
 
 from swift.core.errors import ConfigError, did_you_mean, need
+from swift.kernels.adamw import AdamW
 
 NO_DECAY = re.compile(r'bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)', re.IGNORECASE)
 
@@ -20,6 +21,11 @@ def _adamw(fused: bool) -> Callable[..., torch.optim.Optimizer]:
         return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused, foreach=False)
 
     return make
+
+
+def _short_moments(groups: list[dict], *, lr: float, betas: tuple[float, float], eps: float) -> torch.optim.Optimizer:
+    """Half the state of AdamW; stochastic rounding keeps its mean."""
+    return AdamW(groups, lr=lr, betas=betas, eps=eps, moments=torch.bfloat16)
 
 
 def _bitsandbytes(name: str) -> Callable[..., torch.optim.Optimizer]:
@@ -32,6 +38,7 @@ def _bitsandbytes(name: str) -> Callable[..., torch.optim.Optimizer]:
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     'adamw_torch_fused': _adamw(True),
     'adamw_torch': _adamw(False),
+    'adamw_bf16': _short_moments,
     'adamw_8bit': _bitsandbytes('AdamW8bit'),
     'adamw_bnb_8bit': _bitsandbytes('AdamW8bit'),
     'paged_adamw_8bit': _bitsandbytes('PagedAdamW8bit'),
