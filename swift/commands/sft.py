@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swift.commands import configs, summary
+from swift.commands import configs, planned, summary
 from swift.commands.configs import SftConfig
 from swift.commands.prepare import Prepared, prepare
 from swift.core import config as configuration
 from swift.core import files
 from swift.core.errors import ConfigError
 from swift.core.log import get_logger
+from swift.plan import allocator
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,6 +69,7 @@ def main(cfg: SftConfig) -> Path | None:
     from swift.train.signals import Signals
     from swift.train.watchdog import Watchdog
 
+    allocator.steady()
     budget = cfg.train.hang_timeout
     with Signals() as signals:
         output, resumed = Path(str(cfg.train.output_dir)), None
@@ -92,6 +94,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
     source, evaluation = _sources(cfg, ready)
     pace = _pace(cfg, source)
     summary.data(source, evaluation, ready)
+    planned.foresee(cfg, ready.builder.info.path, source, pace.steps)
     _write_run_files(cfg, run, ready)
     backend: TorchBackend | None = None
     held = lambda: oom.of_model(backend.model, backend.optimizer) if backend else {}
@@ -236,7 +239,13 @@ def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
             model, masters, lr=rate, weight_decay=train.weight_decay, lorap_lr_ratio=tuner.lorap_lr_ratio
         )
         return optim.make(
-            train.optim, groups, lr=rate, betas=(train.adam_beta1, train.adam_beta2), eps=train.adam_epsilon
+            train.optim,
+            groups,
+            lr=rate,
+            betas=(train.adam_beta1, train.adam_beta2),
+            eps=train.adam_epsilon,
+            one_pass='adamw' in switch.wanted(train.kernels),
+            seed=train.seed,
         )
 
     return TorchBackend(
@@ -253,6 +262,7 @@ def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
 def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
     from swift.kernels import switch
     from swift.parallel.one_device import Settings
+    from swift.train import optim
 
     train = cfg.train
     wanted = 'bfloat16' if train.bf16 else 'float16' if train.fp16 else None
@@ -265,6 +275,7 @@ def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
         neftune_alpha=train.neftune_noise_alpha or 0.0,
         attn_impl=cfg.model.attn_impl,
         kernels=switch.wanted(train.kernels),
+        masters=train.optim not in optim.WITHOUT_MASTERS,
         kernel_check=train.kernel_check,
     )
 

@@ -28,7 +28,7 @@ PLAIN = 'swift_packed_plain'
 
 # Largest relative difference of a packed and a separate forward that the probe takes for rounding. Models reduce
 # in fp32 inside even when their weights are fp64.
-PROBE_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+PROBE_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 8e-2, torch.float16: 2e-2}
 
 
 class Uncovered(Exception):

@@ -1,8 +1,9 @@
 """The training step on one device: CPU, CUDA or Apple MPS.
 
 Trainable weights of 16 bits have fp32 masters: gradients of every micro-batch are added up in fp32, the optimizer
-moves the masters, the model holds their rounding. Packs run in one forward pass through packed attention; a model
-that cannot pack runs one sequence at a time, with the same losses and gradients.
+moves the masters, the model holds their rounding. An optimizer that rounds stochastically moves the weights themselves.
+Packs run in one forward pass through packed attention; a model that cannot pack runs one sequence at a time, with the
+same losses and gradients.
 
 Shapes: ``T`` tokens, ``N`` sequences, ``S`` supervised targets, ``V`` vocabulary.
 """
@@ -27,6 +28,7 @@ from transformers import PreTrainedModel
 from swift.core.errors import ConfigError, NumericalError
 from swift.core.types import Batch, Builder, Objective, Outputs, Segments
 from swift.kernels import attention, head, layers
+from swift.kernels.adamw import AdamW
 from swift.kernels.head import Tap
 from swift.kernels.logprobs import Scores, linear_logprobs, target_logprobs, wide
 from swift.kernels.switch import KERNELS, Switch, attach, attached, plain
@@ -61,6 +63,7 @@ class Settings:
     kernels: frozenset[str] = frozenset(KERNELS)
     kernel_check: KernelCheck = 'fallback'  # when the first batch differs from the plain path
     tf32: bool | None = None
+    masters: bool = True  # keep fp32 copies of 16-bit weights
 
 
 class TorchBackend:
@@ -95,9 +98,13 @@ class TorchBackend:
         self._prepare_model()
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.masters = {
-            name: Parameter(p.detach().float()) if p.dtype in HALF else p for name, p in self.trained.items()
+            name: Parameter(p.detach().float()) if settings.masters and p.dtype in HALF else p
+            for name, p in self.trained.items()
         }
         self.optimizer = optimizer(self.model, self.masters)
+        if isinstance(self.optimizer, AdamW):
+            copied = ((self.masters[name], p) for name, p in self.trained.items() if self.masters[name] is not p)
+            self.optimizer.copies = {master: p.detach() for master, p in copied if p.dtype == torch.bfloat16}
         self._collect_gradients()
 
     # ------------------------------------------------------------------------------------------------- building
@@ -195,19 +202,13 @@ class TorchBackend:
     @torch.no_grad()
     def optim_step(self, *, discard: bool = False) -> dict[str, float]:
         """Clip, update masters, round them into the model. A non-finite gradient, or ``discard``, updates nothing."""
-        masters = [p for p in self.masters.values() if p.grad is not None]
-        if self.loss_scale != 1.0:
-            for parameter in masters:
-                parameter.grad.mul_(1.0 / self.loss_scale)  # type: ignore[union-attr]
+        grads = [p.grad for p in self.masters.values() if p.grad is not None]
+        norm = _norm(grads) / self.loss_scale
         limit = self.settings.max_grad_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(masters, limit, foreach=False)) if masters else 0.0
         finite = math.isfinite(norm) and not discard
         rate = self._set_rates()
         if finite:
-            self.optimizer.step()
-            for name, parameter in self.trained.items():
-                if self.masters[name] is not parameter:
-                    parameter.copy_(self.masters[name])
+            self._move(grads, min(1.0, limit / (norm + 1e-6)) / self.loss_scale)
         for parameter in self.masters.values():
             parameter.grad = None
         searching = not discard and self._adjust_loss_scale(finite)
@@ -219,6 +220,21 @@ class TorchBackend:
             'skipped': float(not finite),
             'scale_search': float(not finite and searching),
         }
+
+    def _move(self, grads: list[Tensor], scale: float) -> None:
+        """One optimizer step on gradients times ``scale``; the model takes what its masters became."""
+        if isinstance(self.optimizer, AdamW):
+            self.optimizer.step(scale=scale)
+        else:
+            if scale != 1.0:
+                for grad in grads:
+                    grad.mul_(scale)
+            self.optimizer.step()
+        written = self.optimizer.copies if isinstance(self.optimizer, AdamW) else {}
+        for name, parameter in self.trained.items():
+            master = self.masters[name]
+            if master is not parameter and master not in written:
+                parameter.copy_(master)
 
     def _set_rates(self) -> float:
         share = self.schedule(self.step_count)
@@ -334,8 +350,7 @@ class TorchBackend:
         return float(total.detach())
 
     def _gradient_norm(self) -> float:
-        norms = [p.grad.norm() for p in self.masters.values() if p.grad is not None]
-        return float(torch.stack(norms).norm()) if norms else 0.0
+        return _norm([p.grad for p in self.masters.values() if p.grad is not None])
 
     # --------------------------------------------------------------------------------------------------- state
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -420,6 +435,12 @@ class Difference:
             f'loss differs by {self.loss:.1e} (allowed {LOSS_TOLERANCE[self.dtype]:.0e}), '
             f'gradient by {self.gradient:.1e} (allowed {GRADIENT_TOLERANCE[self.dtype]:.0e})'
         )
+
+
+def _norm(grads: list[Tensor]) -> float:
+    """Euclidean norm of all numbers of all gradients, summed in fp32 or better."""
+    norms = [torch.linalg.vector_norm(grad, dtype=wide(grad.dtype)) for grad in grads]
+    return float(torch.stack(norms).norm()) if norms else 0.0
 
 
 def _rounded(batch: Batch) -> Batch:

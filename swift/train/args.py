@@ -41,9 +41,9 @@ class TrainArgs:
     """Part of the steps in which the learning rate rises, 0 to 1."""
     warmup_steps: float = 0
     """Steps in which the learning rate rises (below 1: a part of all); overrides warmup_ratio."""
-    optim: Literal['adamw_torch_fused', 'adamw_torch', 'adamw_8bit', 'adamw_bnb_8bit', 'paged_adamw_8bit', 'sgd'] = (
-        'adamw_torch_fused'
-    )
+    optim: Literal[
+        'adamw_torch_fused', 'adamw_torch', 'adamw_8bit', 'adamw_bnb_8bit', 'paged_adamw_8bit', 'adamw_bf16', 'sgd'
+    ] = 'adamw_torch_fused'
     """Optimizer."""
     weight_decay: float = 0.1
     """Decay of weights; biases and norms are left out."""
@@ -71,6 +71,8 @@ class TrainArgs:
     """Fast paths to use: auto for all that cover the model, off for none, or names."""
     kernel_check: Literal['fallback', 'warn', 'refuse', 'off'] = 'fallback'
     """When a fast path differs from its plain twin on the first batch: fall back, warn, stop, or do not look."""
+    plan: Literal['warn', 'refuse', 'off'] = 'warn'
+    """When the run is foreseen not to fit into memory: warn, refuse if swift plan has measured it, or do not look."""
     eval_strategy: Literal['no', 'steps', 'epoch'] | None = None
     """When to evaluate; None means as save_strategy, and never without evaluation data."""
     eval_steps: float | None = None

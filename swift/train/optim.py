@@ -23,11 +23,6 @@ def _adamw(fused: bool) -> Callable[..., torch.optim.Optimizer]:
     return make
 
 
-def _short_moments(groups: list[dict], *, lr: float, betas: tuple[float, float], eps: float) -> torch.optim.Optimizer:
-    """Half the state of AdamW; stochastic rounding keeps its mean."""
-    return AdamW(groups, lr=lr, betas=betas, eps=eps, moments=torch.bfloat16)
-
-
 def _bitsandbytes(name: str) -> Callable[..., torch.optim.Optimizer]:
     def make(groups: list[dict], *, lr: float, betas: tuple[float, float], eps: float) -> torch.optim.Optimizer:
         return getattr(need('bitsandbytes').optim, name)(groups, lr=lr, betas=betas, eps=eps)
@@ -35,28 +30,54 @@ def _bitsandbytes(name: str) -> Callable[..., torch.optim.Optimizer]:
     return make
 
 
+def _one_pass(moments: torch.dtype) -> Callable[..., torch.optim.Optimizer]:
+    def make(groups: list[dict], *, lr: float, betas: tuple[float, float], eps: float) -> torch.optim.Optimizer:
+        return AdamW(groups, lr=lr, betas=betas, eps=eps, moments=moments)
+
+    return make
+
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     'adamw_torch_fused': _adamw(True),
     'adamw_torch': _adamw(False),
-    'adamw_bf16': _short_moments,
+    'adamw_bf16': _one_pass(torch.bfloat16),
     'adamw_8bit': _bitsandbytes('AdamW8bit'),
     'adamw_bnb_8bit': _bitsandbytes('AdamW8bit'),
     'paged_adamw_8bit': _bitsandbytes('PagedAdamW8bit'),
     'sgd': lambda groups, *, lr, betas, eps: torch.optim.SGD(groups, lr=lr),
 }
+ONE_PASS = {'adamw_torch_fused', 'adamw_torch'}
+"""What the AdamW of the kernels room computes, too, to the last digits of fp32."""
+WITHOUT_MASTERS = {'adamw_bf16'}
+"""Optimizers that move 16-bit weights themselves, with stochastic rounding, and keep no fp32 copy of them."""
 
 
 def make(
-    name: str, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float
+    name: str,
+    groups: list[dict[str, Any]],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    one_pass: bool = False,
+    seed: int = 0,
 ) -> torch.optim.Optimizer:
     """The optimizer called ``name`` over ``groups``.
+
+    Args:
+        one_pass: use the kernel where it computes the same.
+        seed: of stochastic rounding.
 
     Raises:
         ConfigError: unknown name.
     """
     if name not in OPTIMIZERS:
         raise ConfigError(f'--optim {name}: unknown{did_you_mean(name, OPTIMIZERS)} Known: {", ".join(OPTIMIZERS)}')
-    return OPTIMIZERS[name](groups, lr=lr, betas=betas, eps=eps)
+    maker = _one_pass(torch.float32) if one_pass and name in ONE_PASS else OPTIMIZERS[name]
+    made = maker(groups, lr=lr, betas=betas, eps=eps)
+    if isinstance(made, AdamW):
+        made.seed = seed
+    return made
 
 
 def groups(

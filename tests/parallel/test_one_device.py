@@ -28,7 +28,9 @@ def batch(indices):
     )
 
 
-def backend(architecture='llama', *, dtype='float64', lora=False, lr=1e-2, name='adamw_torch', **settings):
+def backend(
+    architecture='llama', *, dtype='float64', lora=False, lr=1e-2, name='adamw_torch', one_pass=False, **settings
+):
     def build():
         model = tiny.model(architecture, dtype=dtype)
         if lora:
@@ -44,7 +46,12 @@ def backend(architecture='llama', *, dtype='float64', lora=False, lr=1e-2, name=
         Builder(info, None, build),
         Settings(**settings),
         optimizer=lambda model, masters: optim.make(
-            name, optim.groups(model, masters, lr=lr, weight_decay=0.1), lr=lr, betas=(0.9, 0.95), eps=1e-8
+            name,
+            optim.groups(model, masters, lr=lr, weight_decay=0.1),
+            lr=lr,
+            betas=(0.9, 0.95),
+            eps=1e-8,
+            one_pass=one_pass,
         ),
         schedule=lambda step: 1.0,
         write_model=lambda model, folder: None,
@@ -234,3 +241,33 @@ def test_a_fast_path_that_is_wrong_is_found_on_the_first_batch(monkeypatch):
         torch.testing.assert_close(found[name], grad)
     with pytest.raises(NumericalError, match='loss differs'):
         gradients(refusing, [batch([0, 1, 2])])
+
+
+@pytest.mark.parametrize('name', ['adamw_torch_fused', 'adamw_torch'])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_one_pass_adamw_takes_the_steps_of_torchs(name, dtype):
+    weights = []
+    for one_pass in (False, True):
+        made = backend(dtype=dtype, name=name, one_pass=one_pass, max_grad_norm=0.1)
+        for step in range(3):
+            made.forward_backward([batch([step])], OBJECTIVES['sft']())
+            made.optim_step()
+        weights.append({name: p.detach().clone() for name, p in made.masters.items()})
+        assert all(torch.equal(p, made.masters[name].to(p.dtype)) for name, p in made.trained.items())
+    for each, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][each], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_masters_16_bits_learn_as_32():
+    last = []
+    for name, dtype in (('adamw_torch', 'float32'), ('adamw_bf16', 'bfloat16')):
+        made = backend(dtype=dtype, name=name, masters=name not in optim.WITHOUT_MASTERS)
+        assert next(iter(made.masters.values())) is next(iter(made.trained.values()))
+        losses = []
+        for _ in range(15):
+            sums = made.forward_backward([batch([0, 1, 2])], OBJECTIVES['sft']())
+            losses.append(float(sums['loss'][0] / sums['loss'][1]))
+            made.optim_step()
+        assert losses[-1] < 0.7 * losses[0]
+        last.append(losses[-1])
+    assert last[1] == pytest.approx(last[0], rel=0.1)
