@@ -8,7 +8,6 @@ in the cache, where ``swift sft`` finds it for its first lines.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import pickle
 import shutil
@@ -20,33 +19,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import swift
 from swift import hub
-from swift.commands import configs, sft
+from swift.commands import configs, planned, sft
 from swift.commands.configs import PlanConfig, SftConfig
 from swift.commands.prepare import prepare
 from swift.commands.rehearse import Job
-from swift.core import cache, files
+from swift.core import files
 from swift.core.errors import ModelError, OutOfMemory
 from swift.core.log import get_logger, say
-from swift.models.info import folder_of, max_length, read_config, text_part
+from swift.models.info import folder_of, read_config
 from swift.plan import allocator, meter, report, shrink
 from swift.plan.hardware import look
 from swift.plan.ladder import Rung, rungs
-from swift.plan.predict import Plan, Rehearsed, predict
-from swift.plan.work import Work, assumed, work
+from swift.plan.predict import Plan, Rehearsed
+from swift.plan.work import Work, work
 
 logger = get_logger(__name__)
 
 DESCRIPTION = ('*.json', '*.jinja', '*.txt', '*.model', '*.py')
 """Files of a model that are not its weights."""
-FREE = (
-    'output_dir', 'add_version', 'seed', 'num_train_epochs', 'max_steps', 'learning_rate', 'run_name', 'logging_dir',
-    'logging_steps', 'save_steps', 'eval_steps', 'eval_strategy', 'metric_for_best_model', 'greater_is_better',
-    'gradient_accumulation_steps', 'per_device_train_batch_size', 'warmup_ratio', 'warmup_steps', 'weight_decay',
-    'hang_timeout',
-)  # fmt: skip
-"""Settings of training that change neither memory nor speed; the micro-batches themselves are counted apart."""
 
 
 def plan_main(args: Any = None) -> int:
@@ -85,31 +76,19 @@ def measure(cfg: SftConfig, folder: Path, todo: Work, *, base: int | None) -> Pl
     layers, depths = shrink.depth(config), shrink.depths(config)
     if layers is None or depths is None:
         raise ModelError(f'{folder}: config.json does not say how many layers there are, or there is only one')
-    kept = _place(cfg, config, todo)
+    kept = planned.place(cfg, config, todo)
     if not kept.is_file():
         with tempfile.TemporaryDirectory(dir=_made(kept.parent)) as temp:
             measured = [asdict(_rehearse(cfg, folder, todo, count, Path(temp))) for count in depths]
         files.write(kept, json.dumps(measured, indent=1))
-    return _read(kept, layers, todo, base)
-
-
-def find(cfg: SftConfig, folder: Path, todo: Work, *, base: int) -> Plan | None:
-    """The plan of a run whose rehearsal is in the cache."""
-    config = read_config(folder)
-    layers, kept = shrink.depth(config), _place(cfg, config, todo)
-    return _read(kept, layers, todo, base) if layers and kept.is_file() else None
-
-
-def _read(kept: Path, layers: int, todo: Work, base: int | None) -> Plan:
-    shallow, deep = (Rehearsed(**each) for each in json.loads(kept.read_text(encoding='utf-8')))
-    return predict(shallow, deep, layers=layers, base=deep.before if base is None else base, work=todo)
+    return planned.read(kept, layers, todo, base)
 
 
 def _rehearse(cfg: SftConfig, folder: Path, todo: Work, layers: int, temp: Path) -> Rehearsed:
     """One rehearsal in a fresh process."""
     small = shrink.write(folder, temp / f'{layers}', layers, trust_remote_code=cfg.model.trust_remote_code)
     result = temp / f'{layers}.json'
-    job = Job(cfg, small, layers, todo.shapes, _longest(cfg, folder))
+    job = Job(cfg, small, layers, todo.shapes, planned.longest(cfg, folder))
     done = subprocess.run(
         [sys.executable, '-m', 'swift.commands.rehearse', str(result)],
         input=pickle.dumps(job),
@@ -120,28 +99,6 @@ def _rehearse(cfg: SftConfig, folder: Path, todo: Work, layers: int, temp: Path)
         told = done.stderr.decode(errors='replace').strip().splitlines()[-1:] or [f'exit code {done.returncode}']
         raise ModelError(f'the rehearsal with {layers} layers failed: {told[0]}')
     return Rehearsed(**json.loads(result.read_text(encoding='utf-8')))
-
-
-def _place(cfg: SftConfig, config: dict[str, Any], todo: Work) -> Path:
-    """Where the rehearsal is kept: its name changes with everything that it depends on."""
-    import torch
-    import transformers
-
-    train = {name: value for name, value in vars(cfg.train).items() if name not in FREE}
-    model = {name: value for name, value in vars(cfg.model).items() if name not in ('model', 'hub_token')}
-    facts = [config, model, vars(cfg.tuner), train, asdict(todo)['shapes'], _code(), torch.get_num_threads()]
-    versions = [torch.__version__, transformers.__version__]
-    key = hashlib.sha256(json.dumps([facts, versions], sort_keys=True, default=str).encode()).hexdigest()
-    return cache.folder('plan') / f'{key[:32]}.json'
-
-
-def _code() -> str:
-    """The program itself: what it needs changes with it."""
-    found = hashlib.sha256()
-    for path in sorted(Path(swift.__path__[0]).rglob('*')):
-        if path.suffix in ('.py', '.cpp', '.h'):
-            found.update(path.read_bytes())
-    return found.hexdigest()
 
 
 def _made(folder: Path) -> Path:
@@ -165,17 +122,10 @@ def _describe(cfg: SftConfig) -> Path:
 def _work(cfg: SftConfig, folder: Path) -> tuple[Work, int | None]:
     """What the run will do, and the memory of this process, which has prepared all that the run prepares."""
     if not cfg.data.dataset:
-        longest = cfg.data.packing_length if cfg.data.packing else None
-        rows = cfg.train.per_device_train_batch_size
-        longest = longest or _longest(cfg, folder)
-        return assumed(longest=longest, micro=cfg.data.max_tokens_per_batch, rows=rows), None
+        return planned.assume(cfg, folder), None
     ready = prepare(cfg, weights_needed=False)
     source, _ = sft._sources(cfg, ready)
     return work(source, sft._pace(cfg, source).steps), meter.read().now
-
-
-def _longest(cfg: SftConfig, folder: Path) -> int:
-    return cfg.template.max_length or cfg.model.max_model_len or max_length(text_part(read_config(folder)))
 
 
 def _climb(

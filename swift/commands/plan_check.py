@@ -18,7 +18,7 @@ from typing import Any
 
 from swift.plan.report import GIB
 
-STEPS = 6
+STEPS = 4
 WORDS = (
     'the',
     'a',
@@ -116,6 +116,7 @@ class Comparison:
 
 def compare(folder: Path) -> Iterator[Comparison]:
     """Plan and train every case, one after the other."""
+    folder.mkdir(parents=True, exist_ok=True)
     rows = _rows(folder / 'rows.jsonl')
     for number, (name, flags) in enumerate(CASES):
         model = folder / 'models' / name.replace(' ', '-').replace(',', '')

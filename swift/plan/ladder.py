@@ -35,7 +35,7 @@ def rungs(get: Callable[[str], Any]) -> Iterator[Rung]:
     if get('torch_dtype') == 'float32':
         yield Rung('--torch_dtype bfloat16', {'torch_dtype': 'bfloat16', 'bf16': True})
     if full and get('optim').startswith('adamw_torch'):
-        yield Rung('--optim adamw_8bit', {'optim': 'adamw_8bit'})
+        yield Rung('--optim adamw_bf16', {'optim': 'adamw_bf16'})
     if full:
         yield Rung('--tuner_type lora', {'tuner_type': 'lora', 'learning_rate': 1e-4})
     if not get('quant_bits'):
