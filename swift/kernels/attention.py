@@ -26,9 +26,12 @@ NAME = 'swift_packed'
 PLAIN = 'swift_packed_plain'
 """The same by torch's own operations."""
 
-# Largest relative difference of a packed and a separate forward that the probe takes for rounding. Models reduce
-# in fp32 inside even when their weights are fp64.
 PROBE_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 8e-2, torch.float16: 2e-2}
+"""Largest relative difference of logits that the probe takes for rounding when the same kernel sees other shapes.
+Models reduce in fp32 inside even when their weights are fp64."""
+KERNEL_TOLERANCE = {**PROBE_TOLERANCE, torch.bfloat16: 0.25, torch.float16: 5e-2}
+"""The same when another kernel computes them: on 30 layers of bf16 and tokens that make no sense, eager attention and
+SDPA differ by 0.09, and both by 0.2 from fp32."""
 
 
 class Uncovered(Exception):
@@ -129,13 +132,15 @@ def _long_range(model: PreTrainedModel, max_length: int) -> str | None:
 
 
 def _probe(model: PreTrainedModel, before: str, name: str) -> str | None:
-    """Two packed segments against two calls, and a change of the first that must not reach the second."""
+    """Two packed segments against two calls of the same kernel and of the model's own, and a change of the first that
+    must not reach the second."""
     ids = _probe_ids(model)
     first, second, other = ids[:12], ids[12:], (ids[:12] + 1) % model.config.get_text_config().vocab_size
     try:
         alone = torch.cat([model(input_ids=part[None], use_cache=False).logits[0] for part in (first, second)])
         model.set_attn_implementation(name)
         segments = Segments((len(first), len(second)))
+        apart = torch.cat([_packed_logits(model, Segments((len(part),)), part) for part in (first, second)])
         packed = _packed_logits(model, segments, first, second)
         moved = _packed_logits(model, segments, other, second)[len(first) :]
     except REFUSALS as error:
@@ -144,9 +149,10 @@ def _probe(model: PreTrainedModel, before: str, name: str) -> str | None:
     leak = _relative(moved, packed[len(first) :])
     if leak > tolerance / 10 and not torch.equal(moved, packed[len(first) :]):
         return f'a sequence sees the one packed before it (difference {leak:.1e})'
-    difference = _relative(packed, alone)
-    if difference > tolerance:
+    if (difference := _relative(packed, apart)) > tolerance:
         return f'packed and separate sequences differ by {difference:.1e} (allowed {tolerance:.0e})'
+    if (difference := _relative(apart, alone)) > (tolerance := KERNEL_TOLERANCE[model.dtype]):
+        return f'packed attention and the own one of the model differ by {difference:.1e} (allowed {tolerance:.0e})'
     return None
 
 
@@ -164,8 +170,8 @@ def shares_prefixes(model: PreTrainedModel) -> str | None:
         except REFUSALS as error:
             return f'its layers do not take shared prefixes ({type(error).__name__}: {str(error)[:120]})'
     difference = _relative(shared, torch.cat([whole[0], whole[1][9:]]))
-    if difference > PROBE_TOLERANCE[model.dtype]:
-        return f'shared and repeated prefixes differ by {difference:.1e} (allowed {PROBE_TOLERANCE[model.dtype]:.0e})'
+    if difference > (tolerance := KERNEL_TOLERANCE[model.dtype]):  # blocks of keys begin elsewhere
+        return f'shared and repeated prefixes differ by {difference:.1e} (allowed {tolerance:.0e})'
     return None
 
 
