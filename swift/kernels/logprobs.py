@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from swift.kernels import compiled
+from swift.kernels import compiled, device
 
 ROWS = 128
 """Rows that the plain twin reduces at a time: ROWS x V fp32 numbers of workspace."""
@@ -55,6 +55,14 @@ def _rows(z: Tensor, targets: Tensor, gradient: bool) -> list[Tensor]:
         kind = 'bf16' if z.dtype == torch.bfloat16 else 'f32'
         run = compiled.function(f'logprob_rows_{kind}', 'pppppp iii')
         run(z, targets, *made, correct, *z.shape, int(gradient))
+        return [*made.clone().unbind(), correct]
+    if z.device.type == 'cuda' and device.fused(z) and z.is_contiguous():
+        from swift.kernels import triton_rows
+
+        made = z.new_empty(3, len(z), dtype=torch.float32)
+        correct = torch.empty(len(z), dtype=torch.bool, device=z.device)
+        with torch.cuda.device_of(z):
+            triton_rows.logprob_rows(z, targets, *made, correct, gradient)
         return [*made.clone().unbind(), correct]
     return plain_rows(z, targets, gradient=gradient)
 

@@ -39,8 +39,9 @@ HALF = (torch.bfloat16, torch.float16)
 KernelCheck = Literal['fallback', 'warn', 'refuse', 'off']
 LOSS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 """Largest relative difference of the loss of the first batch between the kernels and the plain path."""
-GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 1e-1}
-"""The same for the norm of the difference of all gradients."""
+GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
+"""The same for the norm of the difference of all gradients. Gradients in bf16 are 0.04 from those in fp32 whatever
+computes them (SmolLM2-135M, 256 tokens), and as far from each other; a wrong one is off by about 1."""
 CHECK_TOKENS = 256
 """Tokens of the first batch that are compared."""
 ROUND = 64
@@ -118,7 +119,8 @@ class TorchBackend:
         self._tap: Tap | None = None
         if 'head' in self.settings.kernels and self._slices_logits:
             self._tap_head(base)
-        layers.install(base, wanted=self.settings.kernels)
+        for path, why in layers.install(base, wanted=self.settings.kernels).left.items():
+            logger.debug('%s keeps its own forward: %s', path, why)
         self.kernels = attached(self.model)
         self._unchecked = bool(self.kernels) and self.settings.kernel_check != 'off'
         if self.settings.gradient_checkpointing:
