@@ -27,9 +27,9 @@ from swift.commands.rehearse import Job
 from swift.core import files
 from swift.core.errors import ModelError, OutOfMemory
 from swift.core.log import get_logger, say
+from swift.models import catalog
 from swift.models.info import folder_of, read_config
 from swift.plan import allocator, meter, report, shrink
-from swift.plan.hardware import look
 from swift.plan.ladder import Rung, rungs
 from swift.plan.predict import Plan, Rehearsed
 from swift.plan.work import Work, work
@@ -52,7 +52,7 @@ def main(cfg: PlanConfig) -> int:
     folder = _describe(cfg)
     todo, base = _work(cfg, folder)
     plan = measure(cfg, folder, todo, base=base)
-    limit = report.size(cfg.plan.memory) if cfg.plan.memory else look().memory_free
+    limit = report.size(cfg.plan.memory) if cfg.plan.memory else planned.room(sft.device(use_cpu=cfg.train.use_cpu))
     steps: list[tuple[Rung, Plan]] = []
     if plan.peak > limit or cfg.plan.ladder:
         steps = list(_climb(cfg, folder, todo, base, limit=None if cfg.plan.ladder else limit))
@@ -111,8 +111,9 @@ def _describe(cfg: SftConfig) -> Path:
     """The folder of the model; of a hub's, everything but the weights is fetched."""
     model = cfg.model
     if not Path(str(model.model)).exists():
+        name = catalog.id_on(str(model.model), use_hf=model.use_hf)
         fetched = hub.fetch(
-            str(model.model), revision=model.model_revision, use_hf=model.use_hf, token=model.hub_token,
+            name, revision=model.model_revision, use_hf=model.use_hf, token=model.hub_token,
             allow=DESCRIPTION,
         )  # fmt: skip
         model.model = str(fetched)
@@ -125,7 +126,8 @@ def _work(cfg: SftConfig, folder: Path) -> tuple[Work, int | None]:
         return planned.assume(cfg, folder), None
     ready = prepare(cfg, weights_needed=False)
     source, _ = sft._sources(cfg, ready)
-    return work(source, sft._pace(cfg, source).steps), meter.read().now
+    device = sft.device(use_cpu=cfg.train.use_cpu)
+    return work(source, sft._pace(cfg, source).steps), meter.read(device).now
 
 
 def _climb(

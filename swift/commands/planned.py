@@ -32,7 +32,7 @@ FREE = (
 """Settings of training that change neither memory nor speed; the micro-batches themselves are counted apart."""
 
 
-def foresee(cfg: SftConfig, folder: Path, source: Any, steps: int) -> None:
+def foresee(cfg: SftConfig, folder: Path, source: Any, steps: int, device: str) -> None:
     """Say in a line whether the run fits, as the first lines of ``swift sft`` do.
 
     Raises:
@@ -40,10 +40,10 @@ def foresee(cfg: SftConfig, folder: Path, source: Any, steps: int) -> None:
     """
     if cfg.train.plan == 'off':
         return
-    held = meter.read().now
+    held = meter.read(device).now
     todo = work(source, steps) if isinstance(source.feed, StoreFeed) else assume(cfg, folder)
     plan = find(cfg, folder, todo, base=held) or guess(cfg, folder, todo, base=held)
-    limit = held + look().memory_free
+    limit = room(device)
     text = report.verdict(plan, limit)
     say(f'{"plan":<13} {text}')
     if plan.peak <= limit:
@@ -52,6 +52,15 @@ def foresee(cfg: SftConfig, folder: Path, source: Any, steps: int) -> None:
     if cfg.train.plan == 'refuse' and plan.measured:
         raise OutOfMemory(f'the run {text}: {hint}')
     logger.warning('plan: the run %s: %s', text, hint)
+
+
+def room(device: str) -> int:
+    """Bytes that this process may hold on a device: what it holds, and what is free."""
+    if device.startswith('cuda'):
+        import torch
+
+        return torch.cuda.mem_get_info()[0] + meter.read(device).now
+    return look().memory_free + meter.read().now
 
 
 def find(cfg: SftConfig, folder: Path, todo: Work, *, base: int) -> Plan | None:

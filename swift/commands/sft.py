@@ -94,7 +94,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
     source, evaluation = _sources(cfg, ready)
     pace = _pace(cfg, source)
     summary.data(source, evaluation, ready)
-    planned.foresee(cfg, ready.builder.info.path, source, pace.steps)
+    planned.foresee(cfg, ready.builder.info.path, source, pace.steps, device(use_cpu=cfg.train.use_cpu))
     _write_run_files(cfg, run, ready)
     backend: TorchBackend | None = None
     held = lambda: oom.of_model(backend.model, backend.optimizer) if backend else {}
