@@ -49,22 +49,19 @@ def _rows(z: Tensor, targets: Tensor, gradient: bool) -> list[Tensor]:
 
     With ``gradient`` z becomes d logps / d z = onehot(target) - softmax(z), else it is left alone.
     """
-    if compiled.supported(z) and compiled.missing() is None and z.is_contiguous():
-        made = z.new_empty(3, len(z), dtype=torch.float32)
-        correct = torch.empty(len(z), dtype=torch.bool)
-        kind = 'bf16' if z.dtype == torch.bfloat16 else 'f32'
-        run = compiled.function(f'logprob_rows_{kind}', 'pppppp iii')
-        run(z, targets, *made, correct, *z.shape, int(gradient))
-        return [*made.clone().unbind(), correct]
-    if z.device.type == 'cuda' and device.fused(z) and z.is_contiguous():
+    if not device.fused(z) or not z.is_contiguous():
+        return plain_rows(z, targets, gradient=gradient)
+    logps, lse, entropy = (z.new_empty(len(z), dtype=torch.float32) for _ in range(3))
+    correct = torch.empty(len(z), dtype=torch.bool, device=z.device)
+    if z.device.type == 'cuda':
         from swift.kernels import triton_rows
 
-        made = z.new_empty(3, len(z), dtype=torch.float32)
-        correct = torch.empty(len(z), dtype=torch.bool, device=z.device)
         with torch.cuda.device_of(z):
-            triton_rows.logprob_rows(z, targets, *made, correct, gradient)
-        return [*made.clone().unbind(), correct]
-    return plain_rows(z, targets, gradient=gradient)
+            triton_rows.logprob_rows(z, targets, logps, lse, entropy, correct, gradient)
+    else:
+        run = compiled.function(f'logprob_rows_{"bf16" if z.dtype == torch.bfloat16 else "f32"}', 'pppppp iii')
+        run(z, targets, logps, lse, entropy, correct, *z.shape, int(gradient))
+    return [logps, lse, entropy, correct]
 
 
 def plain_rows(z: Tensor, targets: Tensor, *, gradient: bool) -> list[Tensor]:
