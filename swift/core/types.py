@@ -136,6 +136,10 @@ class Segments:
         """``prefix_of``, written out: N numbers."""
         return self.prefix_of or (-1,) * len(self.lengths)
 
+    def followed_by(self, length: int) -> Segments:
+        """The same with one more segment that continues none."""
+        return Segments((*self.lengths, length), (*self.prefix_of, -1) if self.prefix_of else ())
+
     @property
     def offsets(self) -> tuple[int, ...]:
         """Position of each segment's first token: the tokens of what it continues. N numbers."""

@@ -342,8 +342,8 @@ class TorchBackend:
             for parameter in self.masters.values():
                 parameter.grad = None
         dtype = self._base.dtype if self.settings.autocast is None else torch.bfloat16
-        gradient = rest / size if size > 0 and math.isfinite(size) else 0.0
-        return Difference(abs(loss - expected) / max(abs(expected), 1e-30), gradient, dtype)
+        of = lambda difference, whole: difference / whole if whole > 0 and math.isfinite(whole) else 0.0
+        return Difference(of(abs(loss - expected), abs(expected)), of(rest, size), dtype)
 
     def _backward_of_check(self, sample: Batch, sign: float) -> float:
         total = -self._outputs(sample).logps.mean()
@@ -427,9 +427,8 @@ class Difference:
 
     @property
     def small(self) -> bool:
-        """Whether rounding explains it. What is not finite says nothing about the kernels."""
-        allowed = ((self.loss, LOSS_TOLERANCE[self.dtype]), (self.gradient, GRADIENT_TOLERANCE[self.dtype]))
-        return all(value <= limit or not math.isfinite(value) for value, limit in allowed)
+        """Whether rounding explains it; what is not a number is not small."""
+        return self.loss <= LOSS_TOLERANCE[self.dtype] and self.gradient <= GRADIENT_TOLERANCE[self.dtype]
 
     @property
     def text(self) -> str:
@@ -455,7 +454,7 @@ def _rounded(batch: Batch) -> Batch:
         input_ids=F.pad(batch.input_ids, (0, spare)),
         position_ids=torch.cat([batch.position_ids, torch.arange(spare)]),
         weight=F.pad(batch.weight, (0, spare)),
-        segments=Segments((*batch.segments.lengths, spare)),
+        segments=batch.segments.followed_by(spare),
     )
 
 
@@ -466,13 +465,13 @@ def _one_by_one(batch: Batch) -> list[Batch]:
 
 
 def _first_tokens(batch: Batch, count: int) -> Batch:
-    """The first ``count`` tokens, every one but the first of its sequence a target: a sequence may be cut anywhere."""
+    """The first ``count`` tokens, every one but the first of its segment a target: a sequence may be cut anywhere."""
     lengths, left = [], min(count, len(batch.input_ids))
     for length in batch.segments.lengths:
         if left:
             lengths.append(min(length, left))
             left -= lengths[-1]
-    segments = Segments(tuple(lengths))
+    segments = Segments(tuple(lengths), batch.segments.prefix_of[: len(lengths)])
     weight = torch.ones(segments.total)
     weight[list(segments.starts[:-1])] = 0
     return Batch(batch.input_ids[: segments.total], batch.position_ids[: segments.total], segments, weight)

@@ -219,6 +219,17 @@ def test_neftune_noise_is_sized_by_each_sequence_and_off_in_evaluation():
     assert torch.equal(noise(layer.eval(), (), embedded), embedded)
 
 
+@pytest.mark.parametrize('wrong', [float('nan'), 3.0])
+def test_a_kernel_that_gives_no_number_or_a_wrong_one_is_switched_off(wrong, monkeypatch):
+    from swift.kernels import layers
+
+    made = backend(dtype='float32')
+    assert 'gated' in [each.name for each in made.kernels]
+    monkeypatch.setattr(layers, 'gated', lambda gate, up, act: gate * up * wrong)
+    made._check_kernels(batch([0, 1]))
+    assert 'gated' not in [each.name for each in made.kernels]
+
+
 def values_only(module, query, key, value, mask, **_):
     """Attention that looks at nothing."""
     return value.repeat_interleave(query.shape[1] // value.shape[1], 1).transpose(1, 2), None
