@@ -25,7 +25,7 @@ EXPORTS = {
     'get_model': 'swift.commands.get_model:get_model',
     'get_model_processor': 'swift.models.builder:get_model_processor',
     'get_processor': 'swift.models.builder:get_processor',
-    'get_template': 'swift.templates:get_template',
+    'get_template': 'swift.commands.notebook:get_template',
     'load_dataset': 'swift.data:load_dataset',
     'register_dataset': 'swift.data:register_dataset',
     'DatasetMeta': 'swift.data:DatasetMeta',

@@ -144,9 +144,10 @@ def training(config: Any, *, evaluates: bool) -> Problems:
 
 
 def pointless(config: Any) -> Iterator[str]:
-    """Flags that were given and have no effect beside the others."""
+    """Flags that were given, not taken from a checkpoint, and have no effect beside the others."""
     for names, has_effect, reason in POINTLESS:
-        given = [n for n in names if config.sources[n] not in ('default', 'derived') and not has_effect(config)]
+        asked = [n for n in names if Path(config.sources[n]).name not in ('default', 'derived', 'args.json')]
+        given = [n for n in asked if not has_effect(config)]
         if given:
             yield f'without effect {reason}: {", ".join(given)}'
 

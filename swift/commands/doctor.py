@@ -202,5 +202,7 @@ def _folders(environ: Mapping[str, str]) -> Iterator[Finding]:
 def _network(environ: Mapping[str, str]) -> Finding:
     offline = [name for name in ('HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE') if environ.get(name) in ('1', 'true', 'ON')]
     if offline:
-        return Finding('network', 'note', f'{" and ".join(offline)} forbid downloads: local models and data only')
+        return Finding(
+            'network', 'note', f'downloads are forbidden by {" and ".join(offline)}: local models and data only'
+        )
     return Finding('network', 'note', 'not tried; nothing is downloaded while every input is local')

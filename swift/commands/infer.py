@@ -178,7 +178,7 @@ def answer_dataset(engine: TransformersEngine, cfg: InferConfig) -> list[dict[st
         raise ConfigError('--streaming: leave it out; infer reads rows as it goes')
     total = len(dataset) if cfg.engine.val_dataset_sample is None else min(len(dataset), cfg.engine.val_dataset_sample)
     path = result_path(cfg)
-    say(f'{total} rows > {path}')
+    say(f'{total} rows > {path}{", after the answers that it holds already" if path.is_file() else ""}')
     started, rows = time.monotonic(), []
     with _Results(path, cfg.engine.write_batch_size) as results:
         for row in track(_answered(engine, cfg, dataset, total), 'answers', total=total):

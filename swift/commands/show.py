@@ -42,7 +42,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return _config(rest)
     if what not in TABLES:
         known = [*TABLES, 'config']
-        raise ConfigError(f'swift show {what}: expected one of {", ".join(known)}{did_you_mean(what, known)}')
+        raise ConfigError(
+            f'{f"swift show {what}".strip()}: expected one of {", ".join(known)}{did_you_mean(what, known)}'
+        )
     plain = [word for word in rest if not word.startswith('--')]
     options = parse(CONFIGS['show'], [word for word in rest if word.startswith('--')], VOCABULARY, os.environ).show
     tables = list(TABLES[what](plain))

@@ -76,8 +76,17 @@ class Finding:
     def __str__(self) -> str:
         rule = RULES[self.rule]
         more = ', ...' if self.count > SHOWN else ''
-        rows = ', '.join(self.rows[:SHOWN])
+        rows = ', '.join(_shortly(self.rows[:SHOWN]))
         return f'{self.severity} {self.rule}: {self.count:,} x {rule.what} ({rule.fix}): {rows}{more}'
+
+
+def _shortly(rows: Iterable[str]) -> Iterable[str]:
+    """Rows as ``path:number``, the path only where it changes."""
+    before = None
+    for row in rows:
+        path, _, number = row.rpartition(':')
+        yield number if path == before else row
+        before = path
 
 
 @dataclass(slots=True)

@@ -63,7 +63,7 @@ class EncodePreprocessor:
         for i in range(len(rows)):
             try:
                 sample = rows.sample(i)
-                out += [] if sample is None else [_columns(each) for each in self.template.encode(sample)]
+                out += [] if sample is None else [columns(each) for each in self.template.encode(sample)]
             except RowError as error:
                 raise RowError(f'{rows.origin(i)}: {str(error).removeprefix(f"{rows.origin(i)}: ")}') from None
         return out
@@ -75,7 +75,8 @@ def _dataset(rows: Any) -> Dataset:
     return load_dataset(rows)[0]
 
 
-def _columns(each: Encoded) -> dict[str, Any]:
+def columns(each: Encoded) -> dict[str, Any]:
+    """An encoded row as lists: ``input_ids``, ``labels`` (-100: nothing is learned), ``loss_scale``, ``length``."""
     labels = np.where(each.weight > 0, each.input_ids, -100)
     return {
         'input_ids': each.input_ids.tolist(),

@@ -36,6 +36,13 @@ ATTENTION = {
     'flash_attention_4': ('flash_attention_4', 'is_flash_attn_4_available'),
     'flex_attention': ('flex_attention', 'is_torch_flex_attn_available'),
 }
+# Established arguments of get_model_processor that are refused by name -> what to do instead.
+LATER = {
+    'auto_model_cls': 'the class follows from config.json; leave it out',
+    'experts_impl': 'leave it out',
+    'problem_type': 'it belongs to classification, which comes later',
+    'return_dummy_model': 'load_model=False gives the tokenizer alone',
+}
 NOTICEABLE = 1_000_000_000  # parameters from which loading takes seconds
 GENERATING = ('ForCausalLM', 'LMHeadModel', 'ForConditionalGeneration')
 
@@ -91,6 +98,7 @@ def get_model_processor(
     use_hf: bool | None = None,
     hub_token: str | None = None,
     revision: str | None = None,
+    download_model: bool | None = None,
     model_type: str | None = None,
     quantization_config: Any = None,
     max_memory: dict | str | None = None,
@@ -102,15 +110,22 @@ def get_model_processor(
     num_labels: int | None = None,
     trust_remote_code: bool = False,
     model_kwargs: dict[str, Any] | None = None,
+    **later: Any,
 ) -> tuple[nn.Module | None, Any]:
     """A model in memory and its tokenizer; with ``load_model=False`` (None, tokenizer).
 
     The established function of notebooks; arguments are those of the flags of the same names. ``torch_dtype`` may be
     torch's own, ``quantization_config`` one of transformers, ``model_kwargs`` more of ``from_pretrained``.
+    ``download_model`` has no effect: what is not on this machine is downloaded.
 
     Raises:
-        ConfigError, ModelError: as ``load``.
+        ConfigError, ModelError: as ``load``; an argument that is unknown, or not built yet (see ``LATER``).
     """
+    for name, value in later.items():
+        if name not in LATER:
+            raise ConfigError(f'get_model_processor: unknown argument {name}{did_you_mean(name, LATER)}')
+        if value:
+            raise ConfigError(f'get_model_processor: {name} is not built yet; {LATER[name]}')
     dtype: Any = None if torch_dtype in (None, 'auto') else str(torch_dtype).removeprefix('torch.')
     args = ModelArgs(
         model=model_id_or_path,

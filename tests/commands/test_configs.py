@@ -385,6 +385,13 @@ def test_a_resumed_run_goes_on_with_its_own_settings(tmp_path):
     assert (cfg.model.model, cfg.train.seed, cfg.train.resume_from_checkpoint) == ('own/base', 7, 'last')
 
 
+def test_flags_without_effect_are_told_to_those_who_gave_them(tmp_path):
+    checkpoint(tmp_path, model='own/base', dataset=['own/data'], packing_strategy='sequential')
+    resume = ('sft', '--resume_from_checkpoint', 'last', '--output_dir', str(tmp_path))
+    assert not any('without effect' in note for note in config(*resume).notes)
+    assert any('packing_strategy' in note for note in config(*resume, '--packing_strategy', 'binpack').notes)
+
+
 def test_a_run_to_resume_that_is_not_there_is_said_before_anything_is_missing(tmp_path):
     for flags, words in (
         (['last'], '--output_dir, which is not given'),

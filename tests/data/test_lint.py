@@ -6,7 +6,7 @@ import pytest
 from swift.core.errors import DataError
 from swift.core.types import Message, Origin, Sample
 from swift.data.likeness import Likeness, digests
-from swift.data.lint import RULES, Lint, examine, overlap
+from swift.data.lint import RULES, Finding, Lint, examine, overlap
 
 from .bytes_template import STOP, encode, splitting
 
@@ -138,7 +138,7 @@ def test_only_errors_refuse_and_the_first_rows_are_named():
     bad = [sample(('user', f'{i}'), ('assistant', f'{i}', 0.0), row=i) for i in range(1, 40)]
     lint = found(*bad)
     assert Lint.from_json(lint.to_json()) == lint
-    with pytest.raises(DataError, match=r'error zero-loss: 39 x .*a\.jsonl:1, a\.jsonl:2'):
+    with pytest.raises(DataError, match=r'error zero-loss: 39 x .*a\.jsonl:1, 2, 3'):
         lint.refuse()
     found(sample(('user', ''), ('assistant', 'y'))).refuse()
 
@@ -151,3 +151,10 @@ def test_overlap_of_training_and_evaluation_is_named():
 
 def test_every_rule_says_what_and_how_to_mend():
     assert all(rule.what and rule.fix and rule.severity in ('error', 'warning') for rule in RULES.values())
+
+
+def test_rows_of_one_file_are_named_shortly():
+    finding = Finding('duplicate')
+    places = ['data/a.jsonl:3', 'data/a.jsonl:7', 'data/b.jsonl:2', 'data/b.jsonl:9']
+    finding.add(np.arange(4), places.__getitem__)
+    assert str(finding).endswith(': data/a.jsonl:3, 7, data/b.jsonl:2, 9')

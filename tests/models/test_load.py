@@ -230,13 +230,21 @@ def test_more_arguments_reach_transformers(folder):
 
 ESTABLISHED = """
 model_id_or_path torch_dtype device_map load_model use_hf hub_token revision model_type quantization_config max_memory
-attn_impl rope_scaling max_model_len new_special_tokens task_type num_labels model_kwargs
+attn_impl rope_scaling max_model_len new_special_tokens task_type num_labels model_kwargs download_model
 """
 
 
 def test_the_names_of_its_arguments_are_the_established_ones():
     names = set(inspect.signature(models.get_model_processor).parameters)
     assert set(ESTABLISHED.split()) <= names
+
+
+def test_established_arguments_of_what_is_not_built_yet_are_refused_by_name(folder):
+    with pytest.raises(ConfigError, match='return_dummy_model is not built yet'):
+        models.get_model_processor(str(folder), return_dummy_model=True)
+    with pytest.raises(ConfigError, match='unknown argument problem_typ; did you mean problem_type'):
+        models.get_model_processor(str(folder), problem_typ='regression')
+    assert models.get_model_processor(str(folder), load_model=False, download_model=True, auto_model_cls=None)[1]
 
 
 def test_a_config_that_is_broken_for_transformers_is_a_model_error(folder):
