@@ -84,6 +84,7 @@ def test_a_dataset_is_answered_in_order_and_appended_to_a_file(world, tmp_path, 
         assert row['messages'][-1] == {'role': 'assistant', 'content': row['response']}
     assert '12 answers' in capsys.readouterr().out
     assert infer_main([*flags, '--val_dataset_sample', '3', '--write_batch_size', '2', *GREEDY]) == rows[:3]
+    assert 'after the answers that it holds already' in capsys.readouterr().out
     assert lines(result) == [*rows, *rows[:3]]
 
 
