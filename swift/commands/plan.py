@@ -88,7 +88,7 @@ def _rehearse(cfg: SftConfig, folder: Path, todo: Work, layers: int, temp: Path)
     """One rehearsal in a fresh process."""
     small = shrink.write(folder, temp / f'{layers}', layers, trust_remote_code=cfg.model.trust_remote_code)
     result = temp / f'{layers}.json'
-    job = Job(cfg, small, layers, todo.shapes, planned.longest(cfg, folder))
+    job = Job(cfg, small, layers, todo, planned.longest(cfg, folder))
     done = subprocess.run(
         [sys.executable, '-m', 'swift.commands.rehearse', str(result)],
         input=pickle.dumps(job),

@@ -95,7 +95,16 @@ def place(cfg: SftConfig, config: dict[str, Any], todo: Work) -> Path:
 
     train = {name: value for name, value in vars(cfg.train).items() if name not in FREE}
     model = {name: value for name, value in vars(cfg.model).items() if name not in ('model', 'hub_token')}
-    facts = [config, model, vars(cfg.tuner), train, asdict(todo)['shapes'], _code(), torch.get_num_threads()]
+    facts = [
+        config,
+        model,
+        vars(cfg.tuner),
+        train,
+        todo.accumulates,
+        asdict(todo)['shapes'],
+        _code(),
+        torch.get_num_threads(),
+    ]
     versions = [torch.__version__, transformers.__version__]
     key = hashlib.sha256(json.dumps([facts, versions], sort_keys=True, default=str).encode()).hexdigest()
     return cache.folder('plan') / f'{key[:32]}.json'

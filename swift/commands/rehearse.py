@@ -34,7 +34,7 @@ from swift.plan.predict import (
     WORKSPACE,
     Rehearsed,
 )
-from swift.plan.work import Shape
+from swift.plan.work import Shape, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Job:
     cfg: SftConfig
     folder: Path
     layers: int
-    shapes: tuple[Shape, ...]
+    work: Work
     max_length: int
 
 
@@ -66,10 +66,9 @@ def rehearse(job: Job) -> Rehearsed:
         with meter.phase(LOAD, peaks, device):
             sft.seed_everything(cfg.train.seed)
             backend = sft._backend(cfg, Prepared(builder, None, job.max_length, None, None), Pace(steps=100))
-        steps = _Steps(backend, NextToken(), peaks, device)
-        worst = job.shapes[0]
-        steps.take(worst)
-        for shape in job.shapes[1:]:
+        steps = _Steps(backend, NextToken(), job.work, peaks, device)
+        worst = job.work.shapes[0]
+        for shape in job.work.shapes:
             steps.take(shape)
         bare = steps.take(Shape(worst.lengths, 1))
         full = steps.take(worst)
@@ -85,20 +84,22 @@ def rehearse(job: Job) -> Rehearsed:
 
 
 class _Steps:
-    """Optimizer steps of one micro-batch each, with their peaks and times."""
+    """Optimizer steps, with their peaks and times. Where a run accumulates, a small micro-batch goes before."""
 
-    def __init__(self, backend: Any, objective: Any, peaks: dict[str, int], device: str):
+    def __init__(self, backend: Any, objective: Any, work: Work, peaks: dict[str, int], device: str):
         self.backend, self.objective, self.peaks, self.device = backend, objective, peaks, device
+        self.before = [min(work.shapes, key=lambda shape: shape.tokens)] if work.accumulates else []
         self.seconds: list[float] = []
 
     def take(self, shape: Shape) -> int:
         """One step; returns the peak of its forward and backward pass."""
-        batch, found, started = _batch(shape, self.backend.model), {}, time.perf_counter()
+        shapes = [*self.before, shape]
+        micro, found, started = [_batch(each, self.backend.model) for each in shapes], {}, time.perf_counter()
         with meter.phase(STEP, found, self.device):
-            self.backend.forward_backward([batch], self.objective)
+            self.backend.forward_backward(micro, self.objective)
         with meter.phase(UPDATE, self.peaks, self.device):
             self.backend.optim_step()
-        self.seconds.append((time.perf_counter() - started) / shape.tokens)
+        self.seconds.append((time.perf_counter() - started) / sum(each.tokens for each in shapes))
         self.peaks[STEP] = max(self.peaks.get(STEP, 0), found[STEP])
         return found[STEP]
 

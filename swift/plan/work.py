@@ -30,9 +30,13 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """``shapes``: the worst micro-batch first, then ordinary ones. ``tokens`` and ``steps`` of the whole run, or 0."""
+    """``shapes``: the worst micro-batch first, then ordinary ones. ``tokens`` and ``steps`` of the whole run, or 0.
+
+    ``accumulates``: a step has several micro-batches, so that gradients are there while the next one runs forward.
+    """
 
     shapes: tuple[Shape, ...]
+    accumulates: bool = True
     tokens: int = 0
     steps: int = 0
     assumed: bool = False
@@ -47,8 +51,9 @@ def work(source: Any, steps: int) -> Work:
     state = source.state_dict()
     looked = [[shape(batch) for batch in step] for step in islice(iter(source), min(LOOKED_AT, steps))]
     source.load_state_dict(state)
-    tokens = sum(each.tokens for step in looked for each in step)
-    return Work(_chosen([each for step in looked for each in step]), round(tokens / max(1, len(looked)) * steps), steps)
+    shapes = [each for step in looked for each in step]
+    tokens = sum(each.tokens for each in shapes) / max(1, len(looked))
+    return Work(_chosen(shapes), any(len(step) > 1 for step in looked), round(tokens * steps), steps)
 
 
 def assumed(*, longest: int, micro: int | None, rows: int) -> Work:
