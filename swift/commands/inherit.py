@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swift.core import files
 from swift.core.errors import ConfigError, CorruptError
 from swift.core.flags import flags_of
 from swift.core.layers import Given
@@ -154,6 +153,8 @@ def _intact(checkpoint: Checkpoint) -> dict[str, Any]:
 
     Which checkpoint it goes on from is found later, when every byte is looked at; all of one run say the same.
     """
+    from swift.core import files  # not for a typo: --help and errors are to be quick
+
     step = lambda folder: int(folder.name.rpartition('-')[2])
     siblings = [path for path in checkpoint.folder.parent.glob('checkpoint-*') if path.name[11:].isdigit()]
     for folder in (checkpoint.folder, *sorted(siblings, key=step, reverse=True)):

@@ -1,9 +1,14 @@
 """Floor 3: which weights learn. A tuner is ``(Builder, TunerArgs) -> Builder``; nothing is loaded before ``build``."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from swift.core.registry import Registry
-from swift.core.types import Builder
+
+if TYPE_CHECKING:
+    from swift.core.types import Builder
 
 TUNERS: Registry[Callable[..., Builder]] = Registry(
     'tuner_type',
