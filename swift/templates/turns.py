@@ -5,8 +5,8 @@ A turn is the answer and the first stop token after it.
 - The answer begins with the first character that the row says. If that is reasoning or a tool call, what the template
   writes around it belongs to it as well (``<think>``, ``<tool_call>{"name": "``), from the end of the generation
   prompt on; headers, and thinking that the template opens and closes by itself, never do.
-- It ends with the last character that the row says. Between there and the stop token, blanks are left out, and what
-  closes the answer (``}</tool_call>``) belongs to it.
+- It ends with the last character that the row says. What the template writes between there and the stop token belongs
+  to it: what closes the answer (``}</tool_call>``), and blanks, without which a model would not come to the stop.
 - A stop token is the tokenizer's eos, one that generation_config.json names, or the control token by which this
   template ends a turn, learnt from a short conversation: the first one after an answer if it follows at once (GLM's
   ``<|user|>``) or if it also stands after the last answer. If these strings are no tokens of this tokenizer, the text

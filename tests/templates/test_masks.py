@@ -150,9 +150,9 @@ def test_white_space_that_the_template_keeps_is_trained_and_what_it_trims_is_gon
     assert masked(CHATML.replace('m.content', 'm.content | trim'), user('a'), answer('\n b \n')) == ['b<|im_end|>']
 
 
-def test_blanks_between_answer_and_stop_token_are_not_trained():
+def test_blanks_between_answer_and_stop_token_are_trained_for_they_lead_to_it():
     source = '{% for m in messages %}{{ m.role }}: {{ m.content }} </s>{% endfor %}'
-    assert masked(source, user('a'), answer('b')) == ['b', '</s>']
+    assert masked(source, user('a'), answer('b')) == ['b </s>']
 
 
 def test_what_closes_an_answer_is_trained():
