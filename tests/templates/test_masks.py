@@ -209,7 +209,7 @@ def test_a_stop_token_of_generation_config_ends_an_answer(tmp_path):
     id = tokenizer.convert_tokens_to_ids('<|call|>')
     (tmp_path / 'generation_config.json').write_text(f'{{"eos_token_id": [{id}]}}')
     made = template(tokenizer, folder=tmp_path)
-    assert weighted(encode(made, user('a'), answer('b')), tokenizer) == ['b', '<|call|>']
+    assert weighted(encode(made, user('a'), answer('b')), tokenizer) == ['b\n<|call|>']
     assert id in made.stop_ids
 
 

@@ -81,7 +81,7 @@ def test_a_token_that_holds_the_template_s_blank_and_the_answer_is_trained():
     encoded = encode(template(tokenizer), user('What?'), answer('The fox.'))
     trained = tokenizer.convert_ids_to_tokens(encoded.input_ids[encoded.weight > 0])
     assert trained[0].startswith('▁')
-    assert ''.join(trained).replace('▁', ' ').split() == ['The', 'fox.</s>']
+    assert ''.join(trained).replace('▁', ' ').split() == ['The', 'fox.', '</s>']
 
 
 def test_a_token_that_ends_the_answer_and_begins_the_template_s_words_is_trained():
@@ -101,7 +101,7 @@ def test_a_token_that_ends_the_answer_and_begins_the_template_s_words_is_trained
 def test_many_tokens_of_one_character_are_all_trained():
     tokenizer = bytes_tokenizer(LLAMA2)
     encoded = encode(template(tokenizer), user('?'), answer('🌍'))
-    assert encoded.weight.sum() == 4 + 1
+    assert encoded.weight.sum() == 4 + 1 + 1  # bytes, the blank before the stop token, the stop token
 
 
 def test_the_first_token_of_a_row_is_never_trained():
