@@ -1,8 +1,8 @@
 """swift plan: how much memory a run will take at most, who holds it, how long it lasts, and what to change.
 
-Takes the flags of ``swift sft``. The model needs no weights: two models of its width with a few layers and random
-weights take the true step in processes of their own, and everything is linear in the layers. What was measured is kept
-in the cache, where ``swift sft`` finds it for its first lines.
+Takes the flags of ``swift sft``. The model needs no weights: a model of its width with random weights
+takes the true steps in a process of its own, a large one twice with few layers, as everything is linear in the layers.
+What was measured is kept in the cache, where ``swift sft`` finds it for its first lines.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def measure(cfg: SftConfig, folder: Path, todo: Work, *, base: int | None) -> Pl
     """
     config = read_config(folder)
     layers, depths = shrink.depth(config), shrink.depths(config)
-    if layers is None or depths is None:
-        raise ModelError(f'{folder}: config.json does not say how many layers there are, or there is only one')
+    if not layers:
+        raise ModelError(f'{folder}: config.json does not say how many layers there are')
     kept = planned.place(cfg, config, todo)
     if not kept.is_file():
         with tempfile.TemporaryDirectory(dir=_made(kept.parent)) as temp:

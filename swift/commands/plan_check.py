@@ -52,6 +52,10 @@ MODELS: dict[str, dict[str, Any]] = {
         'model_type': 'gemma2', 'hidden_size': 384, 'intermediate_size': 1536, 'num_hidden_layers': 10, 'head_dim': 64,
         'num_attention_heads': 6, 'num_key_value_heads': 2, 'vocab_size': 50000, 'sliding_window': 256,
     },
+    'llama 130M, wide': {
+        'model_type': 'llama', 'hidden_size': 1024, 'intermediate_size': 2816, 'num_hidden_layers': 8,
+        'num_attention_heads': 16, 'num_key_value_heads': 4, 'vocab_size': 32000, 'tie_word_embeddings': True,
+    },
     'llama 135M, deep': {
         'model_type': 'llama', 'hidden_size': 576, 'intermediate_size': 1536, 'num_hidden_layers': 30,
         'num_attention_heads': 9, 'num_key_value_heads': 3, 'vocab_size': 49152, 'tie_word_embeddings': True,
@@ -84,6 +88,8 @@ CASES = (
     ('gemma2 45M', f'{LORA} --max_length 512 --max_tokens_per_batch 1024 --gradient_checkpointing true'),
     ('gemma2 45M', f'{FULL} --max_length 512 --max_tokens_per_batch 512'),
     ('gemma2 45M', f'{FULL} --max_length 256 --max_tokens_per_batch 1024 --torch_dtype float32'),
+    ('llama 130M, wide', f'{LORA} --max_length 512 --max_tokens_per_batch 512'),
+    ('llama 130M, wide', f'{FULL} --max_length 512 --max_tokens_per_batch 512 --optim adamw_bf16'),
     ('llama 135M, deep', f'{LORA} --max_length 512 --max_tokens_per_batch 1024'),
     ('llama 135M, deep', f'{LORA} --max_length 1024 --max_tokens_per_batch 2048 --gradient_checkpointing true'),
     ('llama 135M, deep', f'{FULL} --max_length 512 --max_tokens_per_batch 512'),

@@ -71,9 +71,9 @@ def find(cfg: SftConfig, folder: Path, todo: Work, *, base: int) -> Plan | None:
 
 
 def read(kept: Path, layers: int, todo: Work, base: int | None) -> Plan:
-    """The plan that a kept rehearsal makes. ``base`` None takes what the rehearsal itself held."""
-    shallow, deep = (Rehearsed(**each) for each in json.loads(kept.read_text(encoding='utf-8')))
-    return predict(shallow, deep, layers=layers, base=deep.before if base is None else base, work=todo)
+    """The plan that a kept rehearsal makes; ``base`` as for ``predict``."""
+    rehearsed = [Rehearsed(**each) for each in json.loads(kept.read_text(encoding='utf-8'))]
+    return predict(rehearsed, layers=layers, base=base, work=todo)
 
 
 def guess(cfg: SftConfig, folder: Path, todo: Work, *, base: int) -> Plan:

@@ -70,7 +70,7 @@ class Layer:
 
 def estimate(text: dict[str, Any], run: Run, work: Work, *, base: int) -> Plan:
     """The plan of a decoder-only model. ``text`` is the config of its language part."""
-    layers, layer, vocabulary = depth(text) or 1, _layer(text), text.get('vocab_size', 0)
+    layers, layer, vocabulary = depth(text) or 1, _layer(text), _number(text, 'vocab_size')
     size, worst = BYTES[run.dtype], work.shapes[0]
     tied = text.get('tie_word_embeddings', False)
     around = vocabulary * layer.width * (1 if tied else 2)
@@ -95,8 +95,13 @@ def estimate(text: dict[str, Any], run: Run, work: Work, *, base: int) -> Plan:
 
 
 def _layer(text: dict[str, Any]) -> Layer:
-    width = text.get('hidden_size') or text.get('n_embd') or 0
-    heads = text.get('num_attention_heads') or text.get('n_head') or 1
-    head = text.get('head_dim') or width // heads
-    keys = 2 * head * (text.get('num_key_value_heads') or heads)
-    return Layer(width, heads * head, keys, text.get('intermediate_size') or text.get('n_inner') or 4 * width)
+    width = _number(text, 'hidden_size', 'n_embd', 'd_model')
+    heads = _number(text, 'num_attention_heads', 'n_head') or 1
+    head = _number(text, 'head_dim') or width // heads
+    keys = 2 * head * (_number(text, 'num_key_value_heads') or heads)
+    return Layer(width, heads * head, keys, _number(text, 'intermediate_size', 'n_inner') or 4 * width)
+
+
+def _number(text: dict[str, Any], *names: str) -> int:
+    """The first of these that is a number; some configs have lists or nothing there."""
+    return next((text[name] for name in names if isinstance(text.get(name), int)), 0)

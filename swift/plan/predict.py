@@ -1,11 +1,12 @@
-"""From two rehearsals with few layers to the memory of the whole model: everything is linear in the layers.
+"""From rehearsals with few layers to the memory of the whole model: everything is linear in the layers.
 
-plan = predict(shallow, deep, layers=30, base=read().now, work=work)
+plan = predict((shallow, deep), layers=30, base=read().now, work=work)
 print(plan.peak, plan.phases, plan.owners)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swift.plan.work import Work
@@ -55,9 +56,16 @@ class Plan:
         return self.work.tokens / self.speed if self.speed else 0.0
 
 
-def predict(shallow: Rehearsed, deep: Rehearsed, *, layers: int, base: int, work: Work) -> Plan:
-    """The run of a model with ``layers`` layers."""
-    share = (layers - shallow.layers) / (deep.layers - shallow.layers)
+def predict(rehearsed: Sequence[Rehearsed], *, layers: int, base: int | None, work: Work) -> Plan:
+    """The run of a model with ``layers`` layers.
+
+    Args:
+        rehearsed: one with all layers, or two with fewer.
+        base: what the run's process holds before the model comes; None takes that of the rehearsal.
+    """
+    shallow, deep = rehearsed[0], rehearsed[-1]
+    share = (layers - shallow.layers) / max(1, deep.layers - shallow.layers)
+    base = deep.before if base is None else base
     line = lambda low, high: max(0.0, low + (high - low) * share)
     both = lambda name: (getattr(shallow, name), getattr(deep, name))
     merged = lambda low, high: {name: round(line(low[name], high[name])) for name in low}

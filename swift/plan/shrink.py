@@ -12,8 +12,8 @@ from swift.models.info import read_config, text_part
 
 DEPTHS = ('num_hidden_layers', 'n_layer', 'num_layers')
 """Names of the number of layers in config.json."""
-ENOUGH = 200_000_000  # parameters in layers that a rehearsal may have; more layers give a steadier slope
-MOST = 8
+ENOUGH = 60_000_000  # parameters in layers that a rehearsal may have; more layers give a steadier slope
+MOST = 32
 TOKENIZER = ('tokenizer.json', 'tokenizer.model', 'vocab.json', 'vocab.txt', 'tokenizer_config.json')
 COPIED = ('.json', '.jinja', '.txt', '.model', '.py')
 OURS = ('config.json', 'args.json', 'manifest.json', 'generation_config.json')
@@ -25,15 +25,15 @@ def depth(config: dict[str, Any]) -> int | None:
     return next((text[key] for key in DEPTHS if isinstance(text.get(key), int)), None)
 
 
-def depths(config: dict[str, Any]) -> tuple[int, int] | None:
-    """Two numbers of layers to rehearse with, or None when the model has too few, or does not say."""
+def depths(config: dict[str, Any]) -> tuple[int, ...]:
+    """The numbers of layers to rehearse with: all of a small model's, else two; empty when config.json does not say."""
     layers = depth(config)
-    if layers is None or layers < 2:
-        return None
+    if not layers:
+        return ()
     text = text_part(config)
     width = text.get('hidden_size') or text.get('n_embd') or 0
     most = max(2, min(MOST, layers, ENOUGH // max(1, 12 * width * width)))
-    return max(1, most // 4), most
+    return (layers,) if most >= layers else (max(1, most // 3), most)
 
 
 def shrunk(config: dict[str, Any], layers: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def rehearsed(layers):
 
 
 def test_everything_is_linear_in_the_layers():
-    plan = predict(rehearsed(2), rehearsed(4), layers=30, base=1000, work=WORK)
+    plan = predict([rehearsed(2), rehearsed(4)], layers=30, base=1000, work=WORK)
     assert plan.phases == {LOAD: 1400, STEP: 1650}
     assert plan.peak == 1650
     assert plan.owners == {'interpreter': 1000, WEIGHTS: 400, ACTIVATIONS: 150}
@@ -35,7 +35,7 @@ def test_everything_is_linear_in_the_layers():
 
 
 def test_the_verdict_says_how_much_of_how_much_and_how_long():
-    plan = predict(rehearsed(2), rehearsed(4), layers=30, base=3 * 2**30, work=WORK)
+    plan = predict([rehearsed(2), rehearsed(4)], layers=30, base=3 * 2**30, work=WORK)
     assert report.verdict(plan, 24 * 2**30) == 'fits: 3.0 of 24.0 GiB, 5 min 20 s to go'
     assert report.verdict(plan, 2**30).startswith('does not fit: 3.0 of 1.0 GiB')
 
@@ -68,10 +68,16 @@ def test_a_shrunk_config_keeps_its_width_and_shortens_what_has_an_entry_for_each
 
 
 def test_wide_models_are_rehearsed_with_fewer_layers():
-    assert depths({'num_hidden_layers': 30, 'hidden_size': 576}) == (2, 8)
+    assert depths({'num_hidden_layers': 12, 'hidden_size': 512}) == (12,)
+    assert depths({'num_hidden_layers': 30, 'hidden_size': 576}) == (5, 15)
     assert depths({'num_hidden_layers': 32, 'hidden_size': 4096}) == (1, 2)
-    assert depths({'num_hidden_layers': 1, 'hidden_size': 64}) is None
-    assert depths({}) is None
+    assert depths({'num_hidden_layers': 1, 'hidden_size': 64}) == (1,)
+    assert depths({}) == ()
+
+
+def test_a_model_that_was_rehearsed_whole_is_taken_as_it_was():
+    plan = predict([rehearsed(6)], layers=6, base=None, work=WORK)
+    assert plan.phases == {LOAD: 50 + 160, STEP: 50 + 290}
 
 
 def test_a_smaller_micro_batch_holds_whole_sequences():
