@@ -249,5 +249,5 @@ def _weigh_turn_(
             i, j = tokens.within(max(a, turn.start + first), min(b, turn.start + last))
             weight[i:j] = own * part
     if turn.stop:
-        i, j = tokens.within(turn.end, turn.stop[1])  # with blanks between them: without, no model would get to the stop
+        i, j = tokens.within(turn.end, turn.stop[1])  # blanks between them, too: they lead to the stop
         weight[i:j] = own

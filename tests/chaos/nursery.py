@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def serve() -> None:
     sys.modules['matplotlib'] = None  # plots come after all that is saved, and cost as much as all the rest
     transformers.AutoModelForCausalLM  # noqa: B018 - resolves the lazy import
     for module in pkgutil.walk_packages(swift.__path__, 'swift.'):
-        importlib.import_module(module.name)
+        with suppress(ImportError):  # adapters of libraries that are not installed here
+            importlib.import_module(module.name)
     torch.set_num_threads(1)
     print('warm', flush=True)
     for line in sys.stdin:
