@@ -70,7 +70,7 @@ def measure(cfg: SftConfig, folder: Path, todo: Work, *, base: int | None) -> Pl
 
     Args:
         folder: the model's, which may lack weights.
-        base: what the run's process holds before the model comes; None takes that of the rehearsal.
+        base: what the run's process holds before the model comes; None when no data was read.
     """
     config = read_config(folder)
     layers, depths = shrink.depth(config), shrink.depths(config)

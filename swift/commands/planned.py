@@ -100,8 +100,7 @@ def place(cfg: SftConfig, config: dict[str, Any], todo: Work) -> Path:
         model,
         vars(cfg.tuner),
         train,
-        todo.accumulates,
-        asdict(todo)['shapes'],
+        asdict(todo)['stretches'],
         _code(),
         torch.get_num_threads(),
     ]

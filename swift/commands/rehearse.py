@@ -34,7 +34,7 @@ from swift.plan.predict import (
     WORKSPACE,
     Rehearsed,
 )
-from swift.plan.work import Shape, Work
+from swift.plan.work import Shape, Stretch, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,11 @@ def rehearse(job: Job) -> Rehearsed:
         with meter.phase(LOAD, peaks, device):
             sft.seed_everything(cfg.train.seed)
             backend = sft._backend(cfg, Prepared(builder, None, job.max_length, None, None), Pace(steps=100))
-        steps = _Steps(backend, NextToken(), job.work, peaks, device)
-        worst = job.work.shapes[0]
-        for shape in job.work.shapes:
-            steps.take(shape)
-        bare = steps.take(Shape(worst.lengths, 1))
+        steps = _Steps(backend, NextToken(), peaks, device)
+        worst = job.work.stretches[0]
+        for stretch in job.work.stretches:
+            steps.take(stretch)
+        bare = steps.take(tuple(Shape(shape.lengths, 1) for shape in worst))
         full = steps.take(worst)
         if cfg.train.save_strategy != 'no':
             with meter.phase(SAVE, peaks, device):
@@ -84,22 +84,20 @@ def rehearse(job: Job) -> Rehearsed:
 
 
 class _Steps:
-    """Optimizer steps, with their peaks and times. Where a run accumulates, a small micro-batch goes before."""
+    """Optimizer steps, with their peaks and times."""
 
-    def __init__(self, backend: Any, objective: Any, work: Work, peaks: dict[str, int], device: str):
+    def __init__(self, backend: Any, objective: Any, peaks: dict[str, int], device: str):
         self.backend, self.objective, self.peaks, self.device = backend, objective, peaks, device
-        self.before = [min(work.shapes, key=lambda shape: shape.tokens)] if work.accumulates else []
         self.seconds: list[float] = []
 
-    def take(self, shape: Shape) -> int:
+    def take(self, stretch: Stretch) -> int:
         """One step; returns the peak of its forward and backward pass."""
-        shapes = [*self.before, shape]
-        micro, found, started = [_batch(each, self.backend.model) for each in shapes], {}, time.perf_counter()
+        micro, found, started = [_batch(shape, self.backend.model) for shape in stretch], {}, time.perf_counter()
         with meter.phase(STEP, found, self.device):
             self.backend.forward_backward(micro, self.objective)
         with meter.phase(UPDATE, self.peaks, self.device):
             self.backend.optim_step()
-        self.seconds.append((time.perf_counter() - started) / sum(each.tokens for each in shapes))
+        self.seconds.append((time.perf_counter() - started) / sum(shape.tokens for shape in stretch))
         self.peaks[STEP] = max(self.peaks.get(STEP, 0), found[STEP])
         return found[STEP]
 

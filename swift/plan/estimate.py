@@ -29,7 +29,7 @@ from swift.plan.shrink import depth
 from swift.plan.work import Work
 
 BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2}
-KEPT = 6  # inputs of each block that a token keeps, in widths of the model; attention and MLP are counted apart
+KEPT = 10  # numbers that a token keeps in a layer, in widths of the model; attention and MLP are counted apart
 HEAD = 2**28  # bytes of logits at a time, at most: they come in chunks
 SPARE = 3 * 10**8  # libraries that come with the first step, compiled products, what the heap does not give back
 
@@ -65,13 +65,13 @@ class Layer:
     @property
     def kept(self) -> int:
         """Numbers that a token keeps for the backward pass."""
-        return KEPT * self.width + 2 * self.queries + 2 * self.keys + 4 * self.hidden
+        return KEPT * self.width + 4 * self.queries + 3 * self.keys + 6 * self.hidden
 
 
 def estimate(text: dict[str, Any], run: Run, work: Work, *, base: int) -> Plan:
     """The plan of a decoder-only model. ``text`` is the config of its language part."""
     layers, layer, vocabulary = depth(text) or 1, _layer(text), _number(text, 'vocab_size')
-    size, worst = BYTES[run.dtype], work.shapes[0]
+    size, worst = BYTES[run.dtype], work.worst
     tied = text.get('tie_word_embeddings', False)
     around = vocabulary * layer.width * (1 if tied else 2)
     inside = layers * layer.parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from swift.plan.work import Shape, Work
@@ -28,7 +29,7 @@ def rungs(get: Callable[[str], Any]) -> Iterator[Rung]:
             yield Rung(
                 f'--max_tokens_per_batch {tokens // share}',
                 {'max_tokens_per_batch': tokens // share},
-                lambda work, most=tokens // share: replace(work, shapes=tuple(cut(each, most) for each in work.shapes)),
+                partial(_smaller, most=tokens // share),
             )
     if not get('gradient_checkpointing'):
         yield Rung('--gradient_checkpointing true', {'gradient_checkpointing': True})
@@ -40,6 +41,11 @@ def rungs(get: Callable[[str], Any]) -> Iterator[Rung]:
         yield Rung('--tuner_type lora', {'tuner_type': 'lora', 'learning_rate': 1e-4})
     if not get('quant_bits'):
         yield Rung('--quant_bits 4', {'quant_bits': 4, 'quant_method': 'bnb'})
+
+
+def _smaller(work: Work, most: int) -> Work:
+    stretches = (tuple(cut(shape, most) for shape in stretch) for stretch in work.stretches)
+    return replace(work, stretches=tuple(dict.fromkeys(stretches)))
 
 
 def cut(shape: Shape, most: int) -> Shape:

@@ -61,11 +61,11 @@ def predict(rehearsed: Sequence[Rehearsed], *, layers: int, base: int | None, wo
 
     Args:
         rehearsed: one with all layers, or two with fewer.
-        base: what the run's process holds before the model comes; None takes that of the rehearsal.
+        base: what the run's process holds before the model comes, at least what the rehearsal held by then.
     """
     shallow, deep = rehearsed[0], rehearsed[-1]
     share = (layers - shallow.layers) / max(1, deep.layers - shallow.layers)
-    base = deep.before if base is None else base
+    base = max(base or 0, deep.before)
     line = lambda low, high: max(0.0, low + (high - low) * share)
     both = lambda name: (getattr(shallow, name), getattr(deep, name))
     merged = lambda low, high: {name: round(line(low[name], high[name])) for name in low}

@@ -34,7 +34,7 @@ def verdict(plan: Plan, limit: int) -> str:
 
 def lines(plan: Plan, steps: Steps, limit: int) -> Iterator[str]:
     """The whole report."""
-    worst = plan.work.shapes[0]
+    worst = plan.work.worst
     known = ' (assumed: no data was given)' if plan.work.assumed else ''
     yield f'largest micro-batch: {worst.tokens:,} tokens in {len(worst.lengths)}, {worst.targets:,} with loss{known}'
     yield ''

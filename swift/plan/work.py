@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 from swift.core.types import Batch
 
 LOOKED_AT = 200  # steps of which the shapes are known; the worst of them stands for all
-OTHERS = 7  # shapes besides the worst that are rehearsed: the heap of a run has seen many
+OTHERS = 7  # stretches besides the worst that are rehearsed: the heap of a run has seen many
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +28,23 @@ class Shape:
         return sum(self.lengths)
 
 
+Stretch = tuple[Shape, ...]
+"""One or two micro-batches of a step in their order: the gradients of the first wait while the second runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
-    """``shapes``: the worst micro-batch first, then ordinary ones. ``tokens`` and ``steps`` of the whole run, or 0.
+    """``stretches``: the worst first, then ordinary ones. ``tokens`` and ``steps`` of the whole run, or 0."""
 
-    ``accumulates``: a step has several micro-batches, so that gradients are there while the next one runs forward.
-    """
-
-    shapes: tuple[Shape, ...]
-    accumulates: bool = True
+    stretches: tuple[Stretch, ...]
     tokens: int = 0
     steps: int = 0
     assumed: bool = False
+
+    @property
+    def worst(self) -> Shape:
+        """The largest micro-batch."""
+        return max(self.stretches[0], key=_cost)
 
 
 def work(source: Any, steps: int) -> Work:
@@ -49,11 +54,11 @@ def work(source: Any, steps: int) -> Work:
         steps: optimizer steps of the run.
     """
     state = source.state_dict()
-    looked = [[shape(batch) for batch in step] for step in islice(iter(source), min(LOOKED_AT, steps))]
+    looked = [tuple(shape(batch) for batch in step) for step in islice(iter(source), min(LOOKED_AT, steps))]
     source.load_state_dict(state)
-    shapes = [each for step in looked for each in step]
-    tokens = sum(each.tokens for each in shapes) / max(1, len(looked))
-    return Work(_chosen(shapes), any(len(step) > 1 for step in looked), round(tokens * steps), steps)
+    tokens = sum(each.tokens for step in looked for each in step) / max(1, len(looked))
+    pairs = [pair for step in looked for pair in (pairwise(step) if len(step) > 1 else [step])]
+    return Work(_chosen(pairs), round(tokens * steps), steps)
 
 
 def assumed(*, longest: int, micro: int | None, rows: int) -> Work:
@@ -65,19 +70,21 @@ def assumed(*, longest: int, micro: int | None, rows: int) -> Work:
     """
     total = max(longest, micro or 0) if micro else longest * rows
     lengths = [longest] * (total // longest) + ([total % longest] if total % longest else [])
-    return Work((Shape(tuple(lengths), total - len(lengths)),), assumed=True)
+    full = Shape(tuple(lengths), total - len(lengths))
+    return Work(((full, full),), assumed=True)
 
 
 def shape(batch: Batch) -> Shape:
     return Shape(batch.segments.lengths, int((batch.weight != 0).sum()))
 
 
-def _chosen(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-    """The worst, by tokens, then by targets and the squares of lengths; and others evenly spread below it."""
-    order = sorted(shapes, key=_cost, reverse=True)
-    spread: Iterable[Shape] = (order[(i + 1) * (len(order) - 1) // (OTHERS + 1)] for i in range(OTHERS))
+def _chosen(stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
+    """The one with the worst micro-batch, and others evenly spread below it."""
+    order = sorted(stretches, key=lambda each: max(map(_cost, each)), reverse=True)
+    spread: Iterable[Stretch] = (order[(i + 1) * (len(order) - 1) // OTHERS] for i in range(OTHERS))
     return tuple(dict.fromkeys([order[0], *spread]))
 
 
 def _cost(each: Shape) -> tuple[int, int, int]:
+    """Tokens, then targets, then the squares of lengths."""
     return each.tokens, each.targets, sum(n * n for n in each.lengths)

@@ -7,7 +7,7 @@ from swift.plan.predict import GRADIENTS, LOAD, MASTERS, OPTIMIZER, STEP, WEIGHT
 from swift.plan.work import Shape, Work
 from tests import tiny
 
-WORK = Work((Shape((512, 512), 1022),))
+WORK = Work(((Shape((512, 512), 1022),),))
 
 
 def config(**changes):

@@ -9,7 +9,7 @@ from swift.plan.predict import ACTIVATIONS, LOAD, STEP, WEIGHTS, Rehearsed, pred
 from swift.plan.shrink import depth, depths, shrunk
 from swift.plan.work import Shape, Work, assumed
 
-WORK = Work((Shape((300, 200), 450),), tokens=10_000, steps=20)
+WORK = Work(((Shape((300, 200), 450),),), tokens=10_000, steps=20)
 
 
 def rehearsed(layers):
@@ -54,9 +54,9 @@ def test_a_size_that_is_none_is_refused_with_an_example():
 
 
 def test_without_data_full_micro_batches_are_assumed():
-    assert assumed(longest=512, micro=2048, rows=1).shapes == (Shape((512,) * 4, 2044),)
-    assert assumed(longest=512, micro=None, rows=3).shapes == (Shape((512,) * 3, 1533),)
-    assert assumed(longest=4096, micro=2048, rows=1).shapes == (Shape((4096,), 4095),)
+    assert assumed(longest=512, micro=2048, rows=1).worst == Shape((512,) * 4, 2044)
+    assert assumed(longest=512, micro=None, rows=3).worst == Shape((512,) * 3, 1533)
+    assert assumed(longest=4096, micro=2048, rows=1).worst == Shape((4096,), 4095)
 
 
 def test_a_shrunk_config_keeps_its_width_and_shortens_what_has_an_entry_for_each_layer():
