@@ -8,6 +8,7 @@ Shapes: ``T`` tokens, ``N`` sequences, ``V`` vocabulary, ``d`` width.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,11 +82,13 @@ class Sample:
 # ------------------------------------------------------------------------------------------------------- tokens
 @dataclass(slots=True)
 class Encoded:
-    """A tokenised row.
+    """A tokenised row: one sequence, or a group of sequences that are trained on together.
 
     ``input_ids`` int32 [T]. ``weight`` float32 [T]: loss weight of *predicting* token t from those before it, so
     ``weight[0]`` is 0. ``role`` uint8 [T] indexes ``ROLES`` and is only for people (``swift inspect``).
-    ``truncated``: a part of the row is missing.
+    ``truncated``: a part of the row is missing. ``segments`` None: one sequence; else how those of a group lie, with
+    what they have in common as their prefix. ``label``: numbers of the row whose meaning its task knows: a margin, a
+    class, scores. ``channel``: the kind of data that its loss is reported with.
     """
 
     input_ids: np.ndarray
@@ -93,6 +96,9 @@ class Encoded:
     role: np.ndarray
     origin: Origin
     truncated: bool = False
+    segments: Segments | None = None
+    label: tuple[float, ...] = ()
+    channel: str | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -136,9 +142,35 @@ class Segments:
         """``prefix_of``, written out: N numbers."""
         return self.prefix_of or (-1,) * len(self.lengths)
 
-    def followed_by(self, length: int) -> Segments:
-        """The same with one more segment that continues none."""
-        return Segments((*self.lengths, length), (*self.prefix_of, -1) if self.prefix_of else ())
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """Indices of the segments that none continues: each ends one sequence."""
+        inner = set(self.parents)
+        return tuple(i for i in range(len(self.lengths)) if i not in inner)
+
+    def path(self, i: int) -> tuple[int, ...]:
+        """Indices of the segments of the sequence that ends with segment ``i``, its first one first."""
+        steps = [i]
+        while (parent := self.parents[steps[-1]]) >= 0:
+            steps.append(parent)
+        return tuple(reversed(steps))
+
+    def followed_by(self, *lengths: int) -> Segments:
+        """The same with more segments that continue none."""
+        return self.joined((self, Segments(lengths)))
+
+    @staticmethod
+    def joined(several: Iterable[Segments]) -> Segments:
+        """All of these, one after the other."""
+        several = list(several)
+        lengths = tuple(length for each in several for length in each.lengths)
+        if not any(each.prefix_of for each in several):
+            return Segments(lengths)
+        parents: list[int] = []
+        for each in several:
+            first = len(parents)
+            parents += [parent + first if parent >= 0 else -1 for parent in each.parents]
+        return Segments(lengths, tuple(parents))
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -151,15 +183,43 @@ class Segments:
 
 @dataclass(slots=True)
 class Batch:
-    """T tokens, N sequences laid end to end; no padding anywhere."""
+    """T tokens, N sequences laid end to end; no padding anywhere.
+
+    The N sequences are the leaves of ``segments``: where sequences share a prefix, it lies there once. They belong to
+    G groups (a pair, a query with its documents; else each sequence is a group), which are never split.
+    """
 
     input_ids: Tensor  # [T] int64
     position_ids: Tensor  # [T] int64, restarts with each sequence, or goes on after its prefix
     segments: Segments
     weight: Tensor  # [T] float32, loss weight of predicting this token
-    streams: dict[str, Tensor] = field(default_factory=dict)  # [T] or [N]: ref_logps, advantages, label, ...
+    streams: dict[str, Tensor] = field(default_factory=dict)  # [T] or [N]: ref_logps, advantages, ...
     media: dict[str, Tensor] = field(default_factory=dict)  # passed to forward by name
-    origins: tuple[Origin, ...] = ()  # [N], named when a step goes wrong
+    origins: tuple[Origin, ...] = ()  # [G], named when a step goes wrong
+    groups: tuple[int, ...] = ()  # [G] sequences of each; () where every sequence is a group
+    labels: tuple[tuple[float, ...], ...] = ()  # [G], () where no row has one
+    channels: tuple[str | None, ...] = ()  # [G], () where no row has one
+    places: tuple[int, ...] = ()  # [G] position of each group in its optimizer step
+
+    def per_sequence(self, values: Tensor) -> Tensor:
+        """Sums of a number per token, [T], over each sequence with what it continues: [N], differentiable."""
+        import torch
+
+        lengths, parents = self.segments.lengths, self.segments.parents
+        own = torch.stack([part.sum() for part in values.split(lengths)])  # [segments]
+        leaves = self.segments.leaves
+        if len(leaves) == len(lengths):
+            return own
+        whole: list[Tensor] = []
+        for i, parent in enumerate(parents):
+            whole.append(own[i] + whole[parent] if parent >= 0 else own[i])
+        return torch.stack([whole[i] for i in leaves])
+
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """First and last sequence, the latter exclusive, of each group."""
+        sizes = self.groups or (1,) * len(self.segments.leaves)
+        ends = itertools.accumulate(sizes)
+        return tuple((end - size, end) for end, size in zip(ends, sizes, strict=True))
 
     def to(self, device: Any) -> Batch:
         """The same batch with its tensors on ``device``."""
@@ -174,17 +234,26 @@ class Batch:
         )
 
 
+ABSENT: Any = None
+"""An output that no one asked for."""
+
+
 @dataclass(slots=True)
 class Outputs:
-    """What objectives see of a forward pass: never logits, ranks or padding.
+    """What objectives see of a forward pass: never logits, ranks or padding. There is what ``Objective.needs`` names.
 
-    ``logps`` fp32 [T]: log p(ids[t] | earlier tokens of its segment), 0 where ``weight`` is 0 or t starts a segment.
-    ``correct`` bool [T]: the argmax equals the target where computed.
+    ``logps`` fp32 [T]: log p(ids[t] | earlier tokens of its sequence), 0 where ``weight`` is 0 or t has none before.
+    ``correct`` bool [T]: the argmax equals the target where computed. ``entropy`` fp32 [T]. ``scores`` fp32 [N, C]: the
+    numbers that a head makes of each sequence. ``pooled`` fp32 [N, d]: its embedding. ``divergence`` fp32 [T]: of the
+    teacher's next-token distribution from the model's, where ``weight`` is not 0.
     """
 
-    logps: Tensor
-    correct: Tensor
-    entropy: Tensor | None = None
+    logps: Tensor = ABSENT
+    correct: Tensor = ABSENT
+    entropy: Tensor = ABSENT
+    scores: Tensor = ABSENT
+    pooled: Tensor = ABSENT
+    divergence: Tensor = ABSENT
 
 
 @dataclass(slots=True)
@@ -317,8 +386,15 @@ class Source(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+Forward = Callable[[list[Batch]], list[Outputs]]
+"""Outputs of batches without gradient and without dropout."""
+
+
 class Objective(Protocol):
-    """A pure loss. ``needs`` names outputs and streams that must be there."""
+    """A pure loss. ``needs`` names outputs and streams that must be there.
+
+    One whose loss has terms over the whole optimizer step has a method ``prepare`` (see ``Prepares``) too.
+    """
 
     needs: frozenset[str]
 
@@ -329,6 +405,25 @@ class Objective(Protocol):
     def __call__(self, outputs: Outputs, batch: Batch) -> Loss: ...
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """An objective that looks at a whole optimizer step before its micro-batches are trained on one by one."""
+
+    def prepare(
+        self, step: list[Batch], forward: Forward, reference: Callable[[list[Batch]], list[Tensor]] | None
+    ) -> list[dict[str, Tensor]]:
+        """More streams for each batch. ``reference`` gives the log-probs [T] of each batch by the reference model."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """An objective whose next step depends on earlier ones: its state is saved with the run, as JSON."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 class TrainBackend(Protocol):
     """Where a training step really runs. State is data: ``state`` and ``load_state`` are bit-exact inverses."""
 
@@ -336,7 +431,7 @@ class TrainBackend(Protocol):
         """Accumulate the gradients of one optimizer step; metrics as (sum, count)."""
         ...
 
-    def forward(self, micro: list[Batch]) -> list[Outputs]:
+    def forward(self, micro: list[Batch], *, needs: frozenset[str] = frozenset({'logps'})) -> list[Outputs]:
         """Outputs without gradients and without dropout."""
         ...
 

@@ -1,7 +1,8 @@
-"""Sequences as a Batch: laid end to end, nothing padded."""
+"""Rows as a Batch: their sequences laid end to end, nothing padded."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,19 +10,27 @@ import numpy as np
 from swift.core.types import Batch, Encoded, Segments
 
 
-def collate(sequences: Sequence[Encoded]) -> Batch:
-    """T tokens of N sequences. Positions begin at 0 with each."""
+def collate(rows: Sequence[Encoded], places: Sequence[int] = ()) -> Batch:
+    """T tokens of N sequences in G rows. Positions begin at 0 with each sequence and go on after a prefix.
+
+    Args:
+        places: of the rows in their optimizer step; in their order unless given.
+    """
     import torch
 
-    lengths = [len(each) for each in sequences]
-    starts = np.cumsum(lengths) - lengths  # [N]
-    total = sum(lengths)
+    segments = Segments.joined(each.segments or Segments((len(each),)) for each in rows)
+    starts, offsets = np.asarray(segments.starts[:-1]), np.asarray(segments.offsets)
+    grouped = any(each.segments for each in rows)
     return Batch(
-        input_ids=torch.from_numpy(np.concatenate([each.input_ids for each in sequences]).astype(np.int64)),
-        position_ids=torch.from_numpy(np.arange(total) - np.repeat(starts, lengths)),
-        segments=Segments(tuple(lengths)),
-        weight=torch.from_numpy(np.concatenate([each.weight for each in sequences]).astype(np.float32)),
-        origins=tuple(each.origin for each in sequences),
+        input_ids=torch.from_numpy(np.concatenate([each.input_ids for each in rows]).astype(np.int64)),
+        position_ids=torch.from_numpy(np.arange(segments.total) - np.repeat(starts - offsets, segments.lengths)),
+        segments=segments,
+        weight=torch.from_numpy(np.concatenate([each.weight for each in rows]).astype(np.float32)),
+        origins=tuple(each.origin for each in rows),
+        groups=tuple(len(each.segments.leaves) if each.segments else 1 for each in rows) if grouped else (),
+        labels=tuple(each.label for each in rows) if any(each.label for each in rows) else (),
+        channels=tuple(each.channel for each in rows) if any(each.channel for each in rows) else (),
+        places=tuple(places or range(len(rows))),
     )
 
 
@@ -29,16 +38,19 @@ def micro_batches(items: Sequence[Sequence[Encoded]], size: int, max_tokens: int
     """The batches of one optimizer step.
 
     Args:
-        items: what a step is made of: each a pack, or a single sequence.
+        items: what a step is made of: each a pack, or a single row.
         size: items in a batch.
-        max_tokens: instead, as few batches as hold at most so many tokens each; a longer sequence stands alone. They
+        max_tokens: instead, as few batches as hold at most so many tokens each; a longer row stands alone. They
             are balanced by the sum of squared lengths, so that the dearest is as cheap as can be.
     """
-    if max_tokens is None:
-        return [collate([each for item in items[i : i + size] for each in item]) for i in range(0, len(items), size)]
-    sequences = [each for item in items for each in item]
-    groups = balanced([len(each) for each in sequences], max_tokens)
-    return [collate([sequences[i] for i in group]) for group in groups]
+    rows = [each for item in items for each in item]
+    if max_tokens is not None:
+        parts = balanced([len(each) for each in rows], max_tokens)
+    else:
+        ends = [0, *itertools.accumulate(len(item) for item in items)]
+        cuts = [*ends[::size], ends[-1]]
+        parts = [list(range(a, b)) for a, b in itertools.pairwise(cuts) if a < b]
+    return [collate([rows[i] for i in part], part) for part in parts]
 
 
 def balanced(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

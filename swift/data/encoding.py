@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -49,4 +50,5 @@ def _plain(each: Encoded) -> Encoded:
         raise RowError('empty sequence: the template made no tokens of this row')
     ids, weight = np.asarray(each.input_ids, np.int32), np.asarray(each.weight, np.float32)
     assert len(ids) == len(weight) and weight[0] == 0, 'a first token has nothing to be predicted from'
-    return Encoded(ids, weight, np.asarray(each.role, np.uint8), each.origin)
+    assert each.segments is None or each.segments.total == len(ids), 'segments lie end to end over the whole row'
+    return replace(each, input_ids=ids, weight=weight, role=np.asarray(each.role, np.uint8))

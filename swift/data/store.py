@@ -6,7 +6,8 @@
 
 A store is a committed folder of flat columns. Per token: ``ids``. Loss weights are runs of equal values, since they
 change only where a turn does: ``ends`` and ``weights`` of each run. Per sequence: where its tokens and runs begin,
-its row, file and line, a checksum of all that, and a digest of its content.
+its row, file and line, a checksum of all that, and a digest of its content. What few rows have - a group's segments, a
+label, a channel - is one JSON line of ``facts``, empty for most.
 
 The key is made of the rows' fingerprint and where they lie (messages name files), the template's fingerprint, and the
 source of this room, so a store is never stale; flags that only choose order, packs or batches do not count, so it
@@ -31,7 +32,7 @@ import numpy as np
 from swift.core import files
 from swift.core.errors import CorruptError, DataError, LockedError
 from swift.core.log import get_logger
-from swift.core.types import Encoded, Origin
+from swift.core.types import Encoded, Origin, Segments
 from swift.data.account import Account, Rejected
 from swift.data.corpus import digest
 from swift.data.dataset import Dataset
@@ -48,6 +49,8 @@ COLUMNS: dict[str, Any] = {
     'rows': np.int64,  # [sequences] corpus row, ascending
     'paths': np.int32,  # [sequences] number of its file
     'lines': np.int64,  # [sequences] row in its file
+    'facts': np.uint8,  # JSON of each sequence, end to end
+    'told': np.int64,  # [sequences + 1] where each one's facts begin
     'checks': np.uint32,  # [sequences] CRC-32 of everything above
     'digests': np.uint64,  # [sequences] of the content, for finding doubles
 }
@@ -110,9 +113,12 @@ class Store:
         ids = columns['ids'][tokens[0] : tokens[1]]
         ends, weights = columns['ends'][runs[0] : runs[1]], columns['weights'][runs[0] : runs[1]]
         place = np.asarray([columns['rows'][i], columns['paths'][i], columns['lines'][i]], np.int64)
-        if _check(place, ids, ends, weights) != columns['checks'][i]:
+        told = columns['told'][i : i + 2]
+        facts = columns['facts'][told[0] : told[1]]
+        if _check(place, ids, ends, weights, facts) != columns['checks'][i]:
             raise CorruptError(f'{self.folder}: sequence {i} has other bytes than were written. {self._advice()}')
-        return Encoded(ids, np.repeat(weights, np.diff(ends, prepend=0)), NO_ROLES, self.origin(i))
+        weight = np.repeat(weights, np.diff(ends, prepend=0))
+        return Encoded(ids, weight, NO_ROLES, self.origin(i), **_facts_of(facts.tobytes()))
 
     def _advice(self) -> str:
         return f'Remove {self.folder.parent} and run again: it is only a cache'
@@ -193,7 +199,7 @@ class _Writer:
         self._files: dict[str, BinaryIO] = {}
         self._pending: list[Encoded] = []
         self._rows: list[int] = []
-        self._tokens = self._runs = 0
+        self._tokens = self._runs = self._told = 0
 
     def __enter__(self) -> _Writer:
         self._files = {name: self._open.enter_context((self._folder / f'{name}.bin').open('wb')) for name in COLUMNS}
@@ -211,7 +217,8 @@ class _Writer:
     def finish(self, encoding: Encoding) -> None:
         """Write what is left and the report."""
         self._flush()
-        self._write(tokens=self._tokens, runs=self._runs, digests=encoding.examiner.digests())
+        digests = encoding.examiner.digests()
+        self._write(tokens=self._tokens, runs=self._runs, told=self._told, digests=digests)
         account = encoding.account
         report = {
             'account': {
@@ -239,8 +246,10 @@ class _Writer:
         ends = (ends - np.repeat(starts, np.diff(runs))).astype(np.int32)
         numbers = np.asarray([(self._paths[each.origin.path], each.origin.row) for each in self._pending], np.int64)
         places = np.column_stack([np.asarray(self._rows, np.int64), numbers])
-        pieces = zip(places, starts, stops, runs[:-1], runs[1:], strict=True)
-        checks = [_check(place, ids[a:b], ends[c:d], weights[c:d]) for place, a, b, c, d in pieces]
+        facts = [np.frombuffer(_facts(each), np.uint8) for each in self._pending]
+        told = np.cumsum([0, *map(len, facts)])
+        pieces = zip(places, starts, stops, runs[:-1], runs[1:], facts, strict=True)
+        checks = [_check(place, ids[a:b], ends[c:d], weights[c:d], fact) for place, a, b, c, d, fact in pieces]
         self._write(
             ids=ids,
             ends=ends,
@@ -250,8 +259,11 @@ class _Writer:
             rows=places[:, 0],
             paths=places[:, 1],
             lines=places[:, 2],
+            facts=np.concatenate(facts),
+            told=told[:-1] + self._told,
             checks=checks,
         )
+        self._told += int(told[-1])
         self._tokens += len(ids)
         self._runs += len(ends)
         self._pending, self._rows = [], []
@@ -261,9 +273,30 @@ class _Writer:
             np.ascontiguousarray(values, COLUMNS[name]).tofile(self._files[name])
 
 
-def _check(place: np.ndarray, ids: np.ndarray, ends: np.ndarray, weights: np.ndarray) -> int:
+def _check(place: np.ndarray, *content: np.ndarray) -> int:
     """CRC-32 of a sequence and where it belongs: its row, file and line."""
-    return zlib.crc32(weights, zlib.crc32(ends, zlib.crc32(ids, zlib.crc32(place))))
+    sum = zlib.crc32(place)
+    for each in content:
+        sum = zlib.crc32(np.ascontiguousarray(each), sum)
+    return sum
+
+
+def _facts(each: Encoded) -> bytes:
+    """What few rows have, as JSON; nothing for the others."""
+    segments, label, channel = each.segments, each.label, each.channel
+    if segments is None and not label and channel is None:
+        return b''
+    laid = None if segments is None else [segments.lengths, segments.prefix_of]
+    return json.dumps([laid, label, channel], ensure_ascii=False, separators=(',', ':')).encode()
+
+
+def _facts_of(line: bytes) -> dict[str, Any]:
+    """Inverse of ``_facts``, by the fields of Encoded."""
+    if not line:
+        return {}
+    laid, label, channel = json.loads(line)
+    segments = None if laid is None else Segments(tuple(laid[0]), tuple(laid[1]))
+    return {'segments': segments, 'label': tuple(label), 'channel': channel}
 
 
 def _map(path: Path, dtype: Any) -> np.ndarray:
