@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from swift.core.types import Builder
     from swift.data.source import Source
-    from swift.parallel.one_device import Settings, TorchBackend
+    from swift.parallel.one_device import TorchBackend
+    from swift.parallel.settings import Settings
     from swift.train.signals import Signals
     from swift.train.track import Tracker
     from swift.train.trainer import Pace
@@ -261,7 +262,7 @@ def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
 
 def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
     from swift.kernels import switch
-    from swift.parallel.one_device import Settings
+    from swift.parallel.settings import Settings
     from swift.train import optim
 
     train = cfg.train

@@ -427,6 +427,8 @@ class Remembers(Protocol):
 class TrainBackend(Protocol):
     """Where a training step really runs. State is data: ``state`` and ``load_state`` are bit-exact inverses."""
 
+    device: Any  # where outputs lie
+
     def forward_backward(self, micro: list[Batch], objective: Objective) -> dict[str, tuple[Tensor, Tensor]]:
         """Accumulate the gradients of one optimizer step; metrics as (sum, count)."""
         ...

@@ -2,41 +2,34 @@
 
 Trainable weights of 16 bits have fp32 masters: gradients of every micro-batch are added up in fp32, the optimizer
 moves the masters, the model holds their rounding. An optimizer that rounds stochastically moves the weights themselves.
-Packs run in one forward pass through packed attention; a model that cannot pack runs one sequence at a time, with the
-same losses and gradients.
-
-Shapes: ``T`` tokens, ``N`` sequences, ``S`` supervised targets, ``V`` vocabulary.
+How the model reads a batch is its ``Runner``'s.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
-from transformers import PreTrainedModel
 
 from swift.core.errors import ConfigError, NumericalError
 from swift.core.types import Batch, Builder, Objective, Outputs, Segments
-from swift.kernels import attention, head, layers
 from swift.kernels.adamw import AdamW
-from swift.kernels.head import Tap
-from swift.kernels.logprobs import Scores, linear_logprobs, target_logprobs, wide
-from swift.kernels.switch import KERNELS, Switch, attach, attached, plain
+from swift.kernels.logprobs import wide
+from swift.kernels.switch import Switch, plain
+from swift.parallel import layout
+from swift.parallel.runner import Runner
+from swift.parallel.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 HALF = (torch.bfloat16, torch.float16)
-KernelCheck = Literal['fallback', 'warn', 'refuse', 'off']
 LOSS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 """Largest relative difference of the loss of the first batch between the kernels and the plain path."""
 GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
@@ -44,27 +37,8 @@ GRADIENT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 
 computes them (SmolLM2-135M, 256 tokens), and as far from each other; a wrong one is off by about 1."""
 CHECK_TOKENS = 256
 """Tokens of the first batch that are compared."""
-ROUND = 64
-"""Numbers of rows that products see are multiples of it: libraries keep what they prepared for each new number."""
 GROWTH_INTERVAL = 2000
 """Steps without overflow after which the fp16 loss scale doubles, as torch's GradScaler."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to run a step; everything here is a plain value."""
-
-    device: str = 'cpu'
-    max_length: int = 2048  # longest sequence that will come, for the attention probe
-    autocast: str | None = None  # 'bfloat16' | 'float16' over weights of another type
-    max_grad_norm: float = 1.0  # 0: no clipping
-    gradient_checkpointing: bool = False
-    neftune_alpha: float = 0.0
-    attn_impl: str | None = None  # 'eager': the plain path, one sequence at a time
-    kernels: frozenset[str] = frozenset(KERNELS)
-    kernel_check: KernelCheck = 'fallback'  # when the first batch differs from the plain path
-    tf32: bool | None = None
-    masters: bool = True  # keep fp32 copies of 16-bit weights
 
 
 class TorchBackend:
@@ -110,18 +84,10 @@ class TorchBackend:
 
     # ------------------------------------------------------------------------------------------------- building
     def _prepare_model(self) -> None:
-        unwrap: Any = getattr(self.model, 'get_base_model', None)  # a peft model has one
-        base = cast(PreTrainedModel, unwrap() if unwrap else self.model)
-        base.config.use_cache = False
-        self._slices_logits = 'logits_to_keep' in inspect.signature(base.forward).parameters
-        self._base = base
-        self.unpacked_reason = self._pack_sequences(base)
-        self._tap: Tap | None = None
-        if 'head' in self.settings.kernels and self._slices_logits:
-            self._tap_head(base)
-        for path, why in layers.install(base, wanted=self.settings.kernels).left.items():
-            logger.debug('%s keeps its own forward: %s', path, why)
-        self.kernels = attached(self.model)
+        self.runner = Runner(self.model, self.settings)
+        self.runner.noise = self._noise
+        base = self.runner.base
+        self.kernels = self.runner.kernels
         self._unchecked = bool(self.kernels) and self.settings.kernel_check != 'off'
         if self.settings.gradient_checkpointing:
             base.gradient_checkpointing_enable({'use_reentrant': False})
@@ -129,33 +95,10 @@ class TorchBackend:
             base.get_input_embeddings().register_forward_hook(self._noise)
         self.model.train()
 
-    def _pack_sequences(self, base: PreTrainedModel) -> str | None:
-        """Let sequences share a forward pass. Returns None, or why they do not."""
-        if self.settings.attn_impl == 'eager':
-            return f'--attn_impl {self.settings.attn_impl} asks for the plain path'
-        if 'attention' not in self.settings.kernels:
-            return '--kernels leaves packed attention out'
-        before = base.config._attn_implementation or 'eager'
-        if reason := attention.install(base, self.settings.max_length):
-            return reason
-
-        def on() -> None:
-            base.set_attn_implementation(attention.NAME)
-            self.unpacked_reason = None
-
-        def off() -> None:
-            base.set_attn_implementation(before)
-            self.unpacked_reason = 'packed attention is switched off'
-
-        attach(base, Switch('attention', on, off))
-        return None
-
-    def _tap_head(self, base: PreTrainedModel) -> None:
-        found = head.tap(base)
-        if isinstance(found, str):
-            logger.info('logits are kept whole: %s', found)
-            return
-        attach(base, Switch('head', lambda: setattr(self, '_tap', found), lambda: setattr(self, '_tap', None)))
+    @property
+    def unpacked_reason(self) -> str | None:
+        """Why sequences run one at a time, or None."""
+        return self.runner.unpacked_reason
 
     def _collect_gradients(self) -> None:
         """Add each finished gradient of a 16-bit weight to its fp32 master and drop it at once."""
@@ -184,7 +127,7 @@ class TorchBackend:
         metrics: dict[str, tuple[Tensor, Tensor]] = {}
         for batch in micro:
             batch = batch.to(self.device)
-            loss = objective(self._outputs(batch), batch)
+            loss = objective(self.runner.outputs(batch, objective.needs), batch)
             if loss.total.requires_grad:
                 (loss.total * (self.loss_scale / max(1, count))).backward()
             for name, (total, weight) in loss.metrics.items():
@@ -192,12 +135,14 @@ class TorchBackend:
                 metrics[name] = (total, weight) if before is None else (before[0] + total, before[1] + weight)
         return metrics
 
-    @torch.no_grad()
-    def forward(self, micro: list[Batch]) -> list[Outputs]:
+    def forward(self, micro: list[Batch], *, needs: frozenset[str] = frozenset({'logps'})) -> list[Outputs]:
         """Outputs of each micro-batch without gradients, dropout or noise."""
+        if self._unchecked and micro:
+            self._check_kernels(micro[0])
         self.model.eval()
         try:
-            return [self._outputs(batch.to(self.device)) for batch in micro]
+            with torch.no_grad():
+                return [self.runner.outputs(batch.to(self.device), needs) for batch in micro]
         finally:
             self.model.train()
 
@@ -255,53 +200,6 @@ class TorchBackend:
             self.loss_scale *= 2
         return self.loss_scale >= 1.0
 
-    # ------------------------------------------------------------------------------------------------- forward
-    def _outputs(self, batch: Batch) -> Outputs:
-        if self.unpacked_reason is None:
-            size = len(batch.input_ids)
-            scores = self._pack(_rounded(batch) if self.device.type == 'cpu' else batch)
-            return Outputs(*(each[:size] for each in scores))
-        parts = [self._pack(each) for each in _one_by_one(batch)]
-        return Outputs(*(torch.cat(each) for each in zip(*parts, strict=True)))
-
-    def _pack(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log-probs [T] and hits [T] of one row of tokens; zeros where the weight is 0."""
-        targets = torch.nonzero(batch.weight)[:, 0]  # [S]
-        logps = torch.zeros(len(batch.weight), dtype=wide(self._base.dtype), device=batch.weight.device)
-        correct = torch.zeros(len(batch.weight), dtype=torch.bool, device=batch.weight.device)
-        if len(targets) == 0:
-            return logps, correct
-        scores = self._scores(batch, targets)
-        return logps.index_put((targets,), scores.logps), correct.index_put((targets,), scores.correct)
-
-    def _scores(self, batch: Batch, targets: Tensor) -> Scores:
-        """What is known of the targets, int64 [S] positions in the batch."""
-        ids = batch.input_ids
-        if self._noise is not None:
-            self._noise.segments = batch.segments
-        inputs: dict[str, Any] = {'input_ids': ids[None], 'use_cache': False}
-        if self.unpacked_reason is None:
-            inputs |= {'position_ids': batch.position_ids[None], 'segments': batch.segments}
-        if self._slices_logits:
-            inputs['logits_to_keep'] = targets - 1
-        with self._autocast():
-            if self._tap is None:
-                logits = self.model(**inputs).logits[0]  # [S, V], or [T, V]
-                return target_logprobs(logits if self._slices_logits else logits[targets - 1], ids[targets])
-            spare = -len(targets) % ROUND
-            rows = torch.cat([targets, targets.new_full((spare,), int(targets[-1]))]) if spare else targets
-            inputs['logits_to_keep'] = rows - 1
-            with self._tap.open() as tap:
-                self.model(**inputs)
-                hidden = cast(Tensor, tap.hidden)[0]  # [S, d]
-            scores = linear_logprobs(hidden, self._tap.head, ids[rows])
-            return Scores(*(each[: len(targets)] for each in scores))
-
-    def _autocast(self) -> AbstractContextManager:
-        if self.settings.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.settings.autocast))
-
     # ------------------------------------------------------------------------------------------- the first batch
     def _check_kernels(self, batch: Batch) -> None:
         """Hold loss and gradients of the first tokens of the run against the plain path; switch off what differs.
@@ -310,7 +208,7 @@ class TorchBackend:
             NumericalError: they differ and ``kernel_check`` is ``refuse``.
         """
         self._unchecked = False
-        sample = _first_tokens(batch, CHECK_TOKENS).to(self.device)
+        sample = layout.first_tokens(batch, CHECK_TOKENS).to(self.device)
         found = self._difference(sample, off=[])
         text = f'kernels against the plain path on the first batch: {found.text}'
         if found.small:
@@ -341,12 +239,12 @@ class TorchBackend:
             self.model.train()
             for parameter in self.masters.values():
                 parameter.grad = None
-        dtype = self._base.dtype if self.settings.autocast is None else torch.bfloat16
+        dtype = self.runner.base.dtype if self.settings.autocast is None else torch.bfloat16
         of = lambda difference, whole: difference / whole if whole > 0 and math.isfinite(whole) else 0.0
         return Difference(of(abs(loss - expected), abs(expected)), of(rest, size), dtype)
 
     def _backward_of_check(self, sample: Batch, sign: float) -> float:
-        total = -self._outputs(sample).logps.mean()
+        total = -self.runner.outputs(sample, frozenset({'logps'})).logps.mean()
         if total.requires_grad:
             (total * (sign * self.loss_scale)).backward()
         return float(total.detach())
@@ -442,39 +340,6 @@ def _norm(grads: list[Tensor]) -> float:
     """Euclidean norm of all numbers of all gradients, summed in fp32 or better."""
     norms = [torch.linalg.vector_norm(grad, dtype=wide(grad.dtype)) for grad in grads]
     return float(torch.stack(norms).norm()) if norms else 0.0
-
-
-def _rounded(batch: Batch) -> Batch:
-    """The batch and a last sequence of no weight that fills it to a multiple of ROUND tokens."""
-    spare = -len(batch.input_ids) % ROUND
-    if not spare:
-        return batch
-    return replace(
-        batch,
-        input_ids=F.pad(batch.input_ids, (0, spare)),
-        position_ids=torch.cat([batch.position_ids, torch.arange(spare)]),
-        weight=F.pad(batch.weight, (0, spare)),
-        segments=batch.segments.followed_by(spare),
-    )
-
-
-def _one_by_one(batch: Batch) -> list[Batch]:
-    """Each sequence as a batch of its own."""
-    parts = (x.split(batch.segments.lengths) for x in (batch.input_ids, batch.position_ids, batch.weight))
-    return [Batch(ids, positions, Segments((len(ids),)), weight) for ids, positions, weight in zip(*parts, strict=True)]
-
-
-def _first_tokens(batch: Batch, count: int) -> Batch:
-    """The first ``count`` tokens, every one but the first of its segment a target: a sequence may be cut anywhere."""
-    lengths, left = [], min(count, len(batch.input_ids))
-    for length in batch.segments.lengths:
-        if left:
-            lengths.append(min(length, left))
-            left -= lengths[-1]
-    segments = Segments(tuple(lengths), batch.segments.prefix_of[: len(lengths)])
-    weight = torch.ones(segments.total)
-    weight[list(segments.starts[:-1])] = 0
-    return Batch(batch.input_ids[: segments.total], batch.position_ids[: segments.total], segments, weight)
 
 
 class Neftune:

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from swift.core.types import Batch, Objective, Source, TrainBackend
-from swift.train import finite
+from swift.core.types import Batch, Objective, Remembers, Source, TrainBackend
+from swift.train import finite, streams
 from swift.train.signals import Signals
 from swift.train.track import Record, Tracker
 from swift.train.watchdog import Watchdog
@@ -60,12 +61,14 @@ class Progress:
     eval_metrics: dict[str, float] = field(default_factory=dict)
     skipped: int = 0  # steps without a finite loss or gradient
     skipped_in_a_row: int = 0
+    objective: dict[str, Any] = field(default_factory=dict)  # what it remembers of earlier steps
 
 
 class Trainer:
     """Runs ``backend`` over ``source``.
 
     Args:
+        reference: log-probs of batches by the model that the objective compares with.
         evaluate_on: a fresh iterable of micro-batches for each evaluation, or None.
         save: writes checkpoint ``step``: (step, progress) -> folder. It owns atomicity, rotation and links.
         better: whether the first value of ``best_metric`` beats the second.
@@ -81,6 +84,7 @@ class Trainer:
         source: Source,
         pace: Pace,
         *,
+        reference: streams.Reference | None = None,
         trackers: Iterable[Tracker] = (),
         evaluate_on: Callable[[], Iterable[Batch]] | None = None,
         save: Callable[[int, Progress], Path] | None = None,
@@ -93,9 +97,12 @@ class Trainer:
         watchdog: Watchdog | None = None,
     ):
         self.backend, self.objective, self.source, self.pace = backend, objective, source, pace
+        self.reference = reference
         self.trackers, self.evaluate_on, self.save = list(trackers), evaluate_on, save
         self.best_metric, self.better, self.memory = best_metric, better, memory
         self.at = progress or Progress()
+        if isinstance(objective, Remembers) and self.at.objective:
+            objective.load_state_dict(self.at.objective)
         self.skipped = skipped
         self.signals, self.watchdog = signals or Signals(), watchdog or Watchdog(Path(), budget=0)
         self.slowest = 0.0
@@ -138,6 +145,7 @@ class Trainer:
 
     def _step(self, micro: list[Batch]) -> None:
         started = time.perf_counter()
+        micro = self._filled(micro)
         sums = self.backend.forward_backward(micro, self.objective)
         loss = sums['loss'][0].item()
         facts = self.backend.optim_step(discard=not math.isfinite(loss))
@@ -157,6 +165,10 @@ class Trainer:
         self.at.elapsed += took
         self.at.time_since_log += took
         self.slowest = max(self.slowest, took)
+
+    def _filled(self, micro: list[Batch]) -> list[Batch]:
+        forward = lambda batches: self.backend.forward(batches, needs=self.objective.needs)
+        return streams.filled(micro, self.objective, forward=forward, reference=self.reference)
 
     def _skip(self, micro: list[Batch], loss: float, facts: dict[str, float]) -> None:
         if facts['scale_search']:  # fp16 looks for its loss scale by overflowing
@@ -208,8 +220,9 @@ class Trainer:
             if self.signals.stop is not None:
                 return
             self.watchdog.beat(f'evaluation after step {self.at.step}')
-            outputs = self.backend.forward([batch])[0]
-            loss = self.objective(outputs, batch.to(outputs.logps.device))
+            [batch] = self._filled([batch])
+            [outputs] = self.backend.forward([batch], needs=self.objective.needs)
+            loss = self.objective(outputs, batch.to(self.backend.device))
             for name, pair in loss.metrics.items():
                 _add(sums, name, pair)
         self.at.evaluation_due = False
@@ -229,6 +242,8 @@ class Trainer:
         """Save this step unless it is saved; returns its checkpoint, or None for a run that saves nothing."""
         if self.save is not None and self.saved[0] != self.at.step:
             self.watchdog.beat(f'saving step {self.at.step}')
+            if isinstance(self.objective, Remembers):
+                self.at.objective = self.objective.state_dict()
             self.saved = self.at.step, self.save(self.at.step, self.at)
         return self.saved[1]
 

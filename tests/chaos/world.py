@@ -10,7 +10,8 @@ import torch
 from swift.core import files
 from swift.core.types import Batch, Builder, ModelInfo, Origin, Segments
 from swift.objectives import OBJECTIVES
-from swift.parallel.one_device import Settings, TorchBackend
+from swift.parallel.one_device import TorchBackend
+from swift.parallel.settings import Settings
 from swift.train import optim, resume
 from swift.train.signals import Signals
 from swift.train.track import Journal

@@ -8,7 +8,8 @@ import torch
 
 from swift.core.types import Batch, Builder, ModelInfo, Segments
 from swift.objectives import OBJECTIVES
-from swift.parallel.one_device import Settings, TorchBackend
+from swift.parallel.one_device import TorchBackend
+from swift.parallel.settings import Settings
 from swift.train import optim
 from swift.tuners.args import TunerArgs
 from swift.tuners.lora import attach

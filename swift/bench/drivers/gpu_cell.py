@@ -73,7 +73,8 @@ def ours():
     """A function that does a step on rows of these lengths, and says what it did."""
     from swift.core.types import Batch, Builder, ModelInfo, Segments
     from swift.objectives import OBJECTIVES
-    from swift.parallel.one_device import Settings, TorchBackend
+    from swift.parallel.one_device import TorchBackend
+    from swift.parallel.settings import Settings
     from swift.tuners import fused, lora
 
     info = ModelInfo(None, '', '', '', 'bfloat16', job['max_length'])

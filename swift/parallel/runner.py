@@ -1,0 +1,151 @@
+"""A model that reads batches: what training, evaluation and reference passes share.
+
+Packs run in one forward pass through packed attention, and a prefix that sequences share is computed once. A model that
+cannot pack runs one sequence at a time, one that cannot share gets each sequence whole: with the same numbers.
+
+Shapes: ``T`` tokens, ``N`` sequences, ``S`` supervised targets, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from swift.core.types import Batch, Outputs
+from swift.kernels import attention, head, layers
+from swift.kernels.head import Tap
+from swift.kernels.logprobs import Scores, linear_logprobs, target_logprobs, wide
+from swift.kernels.switch import Switch, attach, attached
+from swift.parallel import layout
+from swift.parallel.layout import ROUND
+from swift.parallel.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs ``model`` over batches. Its kernels are found in ``kernels``, each with a switch."""
+
+    def __init__(self, model: nn.Module, settings: Settings):
+        self.model, self.settings = model, settings
+        unwrap: Any = getattr(model, 'get_base_model', None)  # a peft model has one
+        self.base = cast(PreTrainedModel, unwrap() if unwrap else model)
+        self.base.config.use_cache = False
+        self.device = next(model.parameters()).device
+        self.noise: Any = None
+        """Neftune, told of the segments before each pass."""
+        self._slices_logits = 'logits_to_keep' in inspect.signature(self.base.forward).parameters
+        self._tap: Tap | None = None
+        self._sharing: str | None = None if settings.prefix_sharing else '--prefix_sharing false'
+        self._probed = not settings.prefix_sharing
+        self.unpacked_reason = self._pack_sequences()
+        if 'head' in settings.kernels and self._slices_logits:
+            self._tap_head()
+        for path, why in layers.install(self.base, wanted=settings.kernels).left.items():
+            logger.debug('%s keeps its own forward: %s', path, why)
+        self.kernels = attached(model)
+
+    # ------------------------------------------------------------------------------------------------- building
+    def _pack_sequences(self) -> str | None:
+        """Let sequences share a forward pass. Returns None, or why they do not."""
+        base, settings = self.base, self.settings
+        if settings.attn_impl == 'eager':
+            return f'--attn_impl {settings.attn_impl} asks for the plain path'
+        if 'attention' not in settings.kernels:
+            return '--kernels leaves packed attention out'
+        before = base.config._attn_implementation or 'eager'
+        if reason := attention.install(base, settings.max_length):
+            return reason
+
+        def on() -> None:
+            base.set_attn_implementation(attention.NAME)
+            self.unpacked_reason = None
+
+        def off() -> None:
+            base.set_attn_implementation(before)
+            self.unpacked_reason = 'packed attention is switched off'
+
+        attach(base, Switch('attention', on, off))
+        return None
+
+    def _tap_head(self) -> None:
+        found = head.tap(self.base)
+        if isinstance(found, str):
+            logger.info('logits are kept whole: %s', found)
+            return
+        attach(self.base, Switch('head', lambda: setattr(self, '_tap', found), lambda: setattr(self, '_tap', None)))
+
+    def unshared_reason(self) -> str | None:
+        """Why sequences do not share the computation of a common prefix, or None. Asked first, it tries the model."""
+        if self.unpacked_reason is None and not self._probed:
+            self._probed = True
+            self._sharing = attention.shares_prefixes(self.base)
+        return self.unpacked_reason or self._sharing
+
+    # ------------------------------------------------------------------------------------------------- forward
+    def outputs(self, batch: Batch, needs: frozenset[str]) -> Outputs:
+        """What ``needs`` names of a batch on the model's device, in the layout of the batch."""
+        if batch.segments.prefix_of and self.unshared_reason() is not None:
+            whole, back = layout.unshared(batch)
+            found = self._logps(whole)
+            return Outputs(found.logps[back], found.correct[back])
+        return self._logps(batch)
+
+    def _logps(self, batch: Batch) -> Outputs:
+        if self.unpacked_reason is None:
+            size = len(batch.input_ids)
+            logps, correct = self._pack(layout.rounded(batch) if self.device.type == 'cpu' else batch)
+            return Outputs(logps[:size], correct[:size])
+        parts = [self._pack(each) for each in layout.one_by_one(batch)]
+        logps, correct = (torch.cat(each) for each in zip(*parts, strict=True))
+        return Outputs(logps, correct)
+
+    def _pack(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probs [T] and hits [T] of one row of tokens; zeros where the weight is 0."""
+        targets = torch.nonzero(batch.weight)[:, 0]  # [S]
+        logps = torch.zeros(len(batch.weight), dtype=wide(self.base.dtype), device=batch.weight.device)
+        correct = torch.zeros(len(batch.weight), dtype=torch.bool, device=batch.weight.device)
+        if len(targets) == 0:
+            return logps, correct
+        scores = self._scores(batch, targets)
+        return logps.index_put((targets,), scores.logps), correct.index_put((targets,), scores.correct)
+
+    def _scores(self, batch: Batch, targets: Tensor) -> Scores:
+        """What is known of the targets, int64 [S] positions in the batch."""
+        ids = batch.input_ids
+        before = layout.predictors(batch.segments).to(ids.device)[targets]  # [S]
+        inputs = self._inputs(batch)
+        if self._slices_logits:
+            inputs['logits_to_keep'] = before
+        with self._autocast():
+            if self._tap is None:
+                logits = self.model(**inputs).logits[0]  # [S, V], or [T, V]
+                return target_logprobs(logits if self._slices_logits else logits[before], ids[targets])
+            spare = -len(targets) % ROUND
+            padded = lambda rows: torch.cat([rows, rows[-1:].expand(spare)]) if spare else rows
+            inputs['logits_to_keep'] = padded(before)
+            with self._tap.open() as tap:
+                self.model(**inputs)
+                hidden = cast(Tensor, tap.hidden)[0]  # [S, d]
+            scores = linear_logprobs(hidden, self._tap.head, padded(ids[targets]))
+            return Scores(*(each[: len(targets)] for each in scores))
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        """Arguments of the model's forward for a batch."""
+        if self.noise is not None:
+            self.noise.segments = batch.segments
+        inputs: dict[str, Any] = {'input_ids': batch.input_ids[None], 'use_cache': False}
+        if self.unpacked_reason is None:
+            inputs |= {'position_ids': batch.position_ids[None], 'segments': batch.segments}
+        return inputs
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.settings.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.settings.autocast))
