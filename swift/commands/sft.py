@@ -25,7 +25,7 @@ from swift.plan import allocator
 if TYPE_CHECKING:
     from torch import nn
 
-    from swift.core.types import Builder
+    from swift.core.types import Builder, Objective
     from swift.data.source import Source
     from swift.parallel.one_device import TorchBackend
     from swift.parallel.settings import Settings
@@ -44,7 +44,7 @@ START_BUDGET = 86400.0
 FINGERPRINTED = (
     'seed', 'optim', 'learning_rate', 'weight_decay', 'adam_beta1', 'adam_beta2', 'adam_epsilon', 'max_grad_norm',
     'lr_scheduler_type', 'lr_scheduler_kwargs', 'warmup_ratio', 'warmup_steps', 'neftune_noise_alpha', 'bf16', 'fp16',
-    'per_device_train_batch_size', 'gradient_accumulation_steps',
+    'per_device_train_batch_size', 'gradient_accumulation_steps', 'enable_dft_loss',
 )  # fmt: skip
 """Settings of training that the next step depends on."""
 READING = ('quant_bits', 'bnb_4bit_compute_dtype', 'bnb_4bit_quant_type', 'bnb_4bit_use_double_quant', 'rope_scaling')
@@ -85,7 +85,6 @@ def main(cfg: SftConfig) -> Path | None:
 
 def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, watchdog: Watchdog) -> Path | None:
     """The chain, in the order in which mistakes are cheapest to find: rows and tokens before weights."""
-    from swift.objectives import OBJECTIVES
     from swift.train import oom, resume
     from swift.train.trainer import Trainer
 
@@ -122,7 +121,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
         trackers = _trackers(cfg, run)
         try:
             done = Trainer(
-                backend, OBJECTIVES[cfg.verb](accuracy=cfg.train.acc_strategy), source, pace,
+                backend, _objective(cfg), source, pace,
                 trackers=trackers,
                 evaluate_on=(lambda: evaluation) if evaluation is not None else None,
                 save=None if cfg.train.save_strategy == 'no' else save,
@@ -257,6 +256,15 @@ def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
             train.lr_scheduler_type, step, total=pace.steps, warmup=warmup, peak=rate, **kwargs
         ),
         write_model=partial(_write_model, cfg),
+    )
+
+
+def _objective(cfg: SftConfig) -> Objective:
+    from swift.objectives import OBJECTIVES
+
+    train = cfg.train
+    return OBJECTIVES[cfg.verb](  # type: ignore[call-arg]
+        accuracy=train.acc_strategy, dft=train.enable_dft_loss, by_channel=train.enable_channel_loss
     )
 
 

@@ -31,7 +31,7 @@ class Encoding:
         """The sequences of one row; none when it is left out or rejected. ``read`` gives its Sample."""
         try:
             sample = read()
-            encoded = [] if sample is None else [_plain(each) for each in self._encode(sample)]
+            encoded = [] if sample is None else [_plain(each, sample.channel) for each in self._encode(sample)]
         except RowError as error:
             self.account.rejected.append(Rejected(origin, str(error).removeprefix(f'{origin}: ')))
             return []
@@ -44,11 +44,14 @@ class Encoding:
         return encoded
 
 
-def _plain(each: Encoded) -> Encoded:
-    """The dtypes that the store keeps. Raises RowError for a sequence that nothing can be learned from by shape."""
+def _plain(each: Encoded, channel: str | None) -> Encoded:
+    """The dtypes that the store keeps, and the row's channel.
+
+    Raises RowError for a sequence that nothing can be learned from by shape.
+    """
     if not len(each.input_ids):
         raise RowError('empty sequence: the template made no tokens of this row')
     ids, weight = np.asarray(each.input_ids, np.int32), np.asarray(each.weight, np.float32)
     assert len(ids) == len(weight) and weight[0] == 0, 'a first token has nothing to be predicted from'
     assert each.segments is None or each.segments.total == len(ids), 'segments lie end to end over the whole row'
-    return replace(each, input_ids=ids, weight=weight, role=np.asarray(each.role, np.uint8))
+    return replace(each, input_ids=ids, weight=weight, role=np.asarray(each.role, np.uint8), channel=channel)

@@ -57,6 +57,10 @@ class TrainArgs:
     """Gradients are scaled down to this norm; 0 leaves them."""
     neftune_noise_alpha: float | None = None
     """NEFTune: strength of the noise on embeddings in training."""
+    enable_dft_loss: bool = False
+    """Dynamic fine-tuning: weigh the loss of each token by the probability that it has (arXiv 2508.05629)."""
+    enable_channel_loss: bool = False
+    """Report the loss of each kind of rows, by their column channel, as loss_<channel>."""
     bf16: bool | None = None
     """Compute in bfloat16; None follows torch_dtype."""
     fp16: bool | None = None

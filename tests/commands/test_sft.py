@@ -131,3 +131,23 @@ def test_resume_only_model_starts_from_the_weights_of_a_folder(world, tmp_path):
     one, two = (load_file(each / 'adapter_model.safetensors') for each in (first, second))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_losses_are_reported_by_the_channel_of_rows(world, tmp_path):
+    lines = (world / 'rows.jsonl').read_text(encoding='utf-8').splitlines()
+    rows = [
+        json.loads(line) | ({'channel': ('math', 'code')[i % 3]} if i % 3 < 2 else {}) for i, line in enumerate(lines)
+    ]
+    (world / 'channels.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    flags = ('--enable_channel_loss', 'true', '--save_strategy', 'no', '--output_dir', tmp_path, '--val_dataset')
+    train(world, *flags, world / 'channels.jsonl', '--eval_strategy', 'steps', '--eval_steps', 3, rows='channels.jsonl')
+    (journal,) = tmp_path.rglob('logging.jsonl')
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert {'loss_math', 'loss_code', 'loss_None'} <= set().union(*records)
+    assert any({'eval_loss_math', 'eval_loss_code', 'eval_loss_None'} <= record.keys() for record in records)
+
+
+def test_dynamic_fine_tuning_trains(world, tmp_path):
+    plain = losses(train(world, '--output_dir', tmp_path / 'plain'))
+    dynamic = losses(train(world, '--output_dir', tmp_path / 'dft', '--enable_dft_loss', 'true'))
+    assert 0 < dynamic[0] < plain[0] / 50  # tokens of a random model have a probability of about 1/400
