@@ -1,7 +1,10 @@
 """Floor 3: what is minimised. Pure functions of (Outputs, Batch); see ``core.types.Objective``."""
 
+from collections.abc import Callable
+
 from swift.core.registry import Registry
 from swift.core.types import Objective
+from swift.objectives.args import ObjectiveArgs
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     'objective',
@@ -10,3 +13,10 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         'pt': 'swift.objectives.sft:NextToken',
     },
 )
+RLHF_TYPES: Registry[Callable[[ObjectiveArgs], Objective]] = Registry(
+    'rlhf_type',
+    {
+        'dpo': 'swift.objectives.preference:from_args',
+    },
+)
+"""What ``--rlhf_type`` minimises, from the flags."""

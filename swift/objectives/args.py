@@ -1,0 +1,109 @@
+"""Flags of what is minimised: which method of alignment, which of its losses, and their strengths."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+BETAS = {'simpo': 2.0, 'grpo': 0.04, 'gkd': 0.5}
+"""What ``--beta`` is for a method unless it is given; 0.1 for all others."""
+
+LOSS_TYPES: dict[str, tuple[str, ...]] = {
+    'dpo': (
+        'sigmoid', 'sigmoid_norm', 'hinge', 'ipo', 'robust', 'exo_pair', 'nca_pair', 'bco_pair', 'sppo_hard',
+        'aot', 'aot_unpaired', 'apo_zero', 'apo_down', 'discopop', 'sft',
+    ),
+    'kto': ('kto', 'apo_zero_unpaired'),
+    'cpo': ('sigmoid', 'hinge', 'ipo', 'simpo'),
+    'simpo': ('simpo',),
+}  # fmt: skip
+"""What ``--loss_type`` may be for a method; the first is taken unless it is given."""
+
+ANY_DIVERGENCE = frozenset({'sigmoid', 'sigmoid_norm', 'hinge', 'ipo', 'robust', 'exo_pair', 'discopop', 'sft'})
+"""Losses of DPO for which an f-divergence other than the reverse KL has a meaning."""
+
+
+@dataclass(kw_only=True)
+class ObjectiveArgs:
+    """What is minimised, and how hard."""
+
+    rlhf_type: Literal['dpo', 'orpo', 'simpo', 'kto', 'cpo', 'rm', 'ppo', 'grpo', 'gkd'] = 'dpo'
+    """Method of alignment."""
+    loss_type: list[str] | None = None
+    """Losses of the method: dpo takes several at once, as sigmoid bco_pair sft; None is its plain form."""
+    loss_weights: list[float] | None = None
+    """Weight of each loss of loss_type; None gives each 1."""
+    beta: float | None = None
+    """Strength of the pull towards the reference; None: 2.0 for simpo, 0.04 for grpo, 0.5 for gkd, 0.1 for others."""
+    label_smoothing: float = 0.0
+    """Part of the preferences that are taken to be wrong, 0 to below 0.5."""
+    rpo_alpha: float | None = None
+    """DPO: add so much of the next-token loss of chosen answers."""
+    ld_alpha: float | None = None
+    """LD-DPO: weight, 0 to 1, of tokens beyond the length of the pair's shorter answer."""
+    f_divergence_type: Literal['reverse_kl', 'forward_kl', 'js_divergence', 'alpha_divergence'] = 'reverse_kl'
+    """f-DPO: divergence between policy and reference."""
+    f_alpha_divergence_coef: float = 0.5
+    """f-DPO: alpha of alpha_divergence; 1 is the reverse and 0 the forward KL."""
+    reference_free: bool = False
+    """DPO: take all answers as equally likely before training, instead of asking a reference model."""
+    discopop_tau: float = 0.05
+    """DiscoPOP: temperature of the mix of its two losses, above 0 and at most 1."""
+    desirable_weight: float = 1.0
+    """KTO: weight of answers that are wanted."""
+    undesirable_weight: float = 1.0
+    """KTO: weight of answers that are not."""
+    simpo_gamma: float = 1.0
+    """SimPO: margin by which a chosen answer is to win."""
+    cpo_alpha: float = 1.0
+    """CPO, SimPO: weight of the next-token loss of chosen answers; 0 is SimPO as its paper has it."""
+    center_rewards_coefficient: float | None = None
+    """Reward model: weight of a term that keeps the mean reward at 0; 0.01 is usual."""
+
+    @property
+    def strength(self) -> float:
+        """``beta``, or the method's own."""
+        return BETAS.get(self.rlhf_type, 0.1) if self.beta is None else self.beta
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Weight of each loss by name."""
+        names = self.loss_type or list(LOSS_TYPES.get(self.rlhf_type, ())[:1])
+        weights = dict(zip(names, self.loss_weights or [1.0] * len(names), strict=True))
+        if self.rpo_alpha:
+            weights['sft'] = weights.get('sft', 0.0) + self.rpo_alpha
+        return weights
+
+
+def problems(args: ObjectiveArgs) -> Iterator[tuple[str, str]]:
+    """What cannot work, as (flags, what is wrong and what to do)."""
+    yield from _loss_types(args)
+    if not 0 <= args.label_smoothing < 0.5:
+        yield 'label_smoothing', f'--label_smoothing {args.label_smoothing}: a part from 0 to below 0.5'
+    if args.strength <= 0 and args.rlhf_type not in ('grpo', 'gkd'):
+        yield 'beta', f'--beta {args.beta}: must be more than 0'
+    if args.ld_alpha is not None and not 0 <= args.ld_alpha <= 1:
+        yield 'ld_alpha', f'--ld_alpha {args.ld_alpha}: a weight from 0 to 1'
+    if not 0 < args.discopop_tau <= 1:
+        yield 'discopop_tau', f'--discopop_tau {args.discopop_tau}: above 0 and at most 1; the paper takes 0.05'
+
+
+def _loss_types(args: ObjectiveArgs) -> Iterator[tuple[str, str]]:
+    """Losses that the method does not have, weights that do not match, and divergences that fit none."""
+    method, names, known = args.rlhf_type, args.loss_type or [], LOSS_TYPES.get(args.rlhf_type, ())
+    if unknown := [name for name in names if name not in known]:
+        has = f'it has {", ".join(known)}' if known else 'it has one loss only: leave the flag out'
+        yield 'loss_type', f'--loss_type {" ".join(unknown)}: not a loss of --rlhf_type {method}; {has}'
+    if len(names) > 1 and method != 'dpo':
+        yield 'loss_type', f'--loss_type {" ".join(names)}: only --rlhf_type dpo takes several; name one'
+    if len(set(names)) < len(names):
+        yield 'loss_type', f'--loss_type {" ".join(names)}: a loss is named twice; use --loss_weights instead'
+    if args.loss_weights and len(args.loss_weights) != max(1, len(names)):
+        given, wanted = len(args.loss_weights), max(1, len(names))
+        yield 'loss_weights', f'--loss_weights has {given} weights for {wanted} losses: give one for each'
+    fixed = [name for name in names if name not in ANY_DIVERGENCE]
+    if args.f_divergence_type != 'reverse_kl' and fixed:
+        yield (
+            'f_divergence_type loss_type',
+            f'--f_divergence_type {args.f_divergence_type} has no meaning for --loss_type {" ".join(fixed)}, which '
+            f'needs more than the difference of two rewards; take one of {", ".join(sorted(ANY_DIVERGENCE))}',
+        )

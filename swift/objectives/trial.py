@@ -1,0 +1,200 @@
+"""A step to try objectives on: random rows, and a model of bigrams that is small enough to be differentiated by hand.
+
+``rows`` and ``batches`` make a step as training has it, prefixes shared or not; ``measure`` does with an objective what
+a backend does; ``written_out`` gives the same step to the references. All in float64.
+
+Shapes: ``V`` tokens of the vocabulary, ``T`` tokens of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from swift.core.types import Batch, Encoded, Objective, Origin, Outputs, Prepares, Segments
+from swift.data.collate import collate
+from swift.data.groups import group
+from swift.objectives.references import Answer, Row
+
+VOCABULARY = 5
+PROMPTS = (2, 3, 9, 10, 11)  # tokens; the longer ones are shared by a pair
+ANSWERS = (1, 2, 3, 5)
+DEFAULT_PLACES = 6
+
+
+class Weights(NamedTuple):
+    """A model: log p(b | a) is the log-softmax of row a of ``table`` [V, V]; a sequence's score sums ``value`` [V]."""
+
+    table: Tensor
+    value: Tensor
+
+    @classmethod
+    def random(cls, seed: int) -> Weights:
+        """Weights of the order of 1."""
+        generator = torch.Generator().manual_seed(seed)
+        draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+        return cls(draw(VOCABULARY, VOCABULARY), draw(VOCABULARY) / 4)
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+def preferences(seed: int, count: int = DEFAULT_PLACES, *, share: bool = True) -> list[Encoded]:
+    """Pairs with margins. Some begin their answers alike, some prompts are too short to be shared."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        prompt = random.integers(0, VOCABULARY, PROMPTS[i % len(PROMPTS)])
+        alike = random.integers(0, VOCABULARY, i % 2)
+        members = [_row(prompt, np.concatenate([alike, _answer(random)])) for _ in range(2)]
+        rows.append(group(members, label=(float(random.uniform(0, 1)),), share=share))
+    return rows
+
+
+def verdicts(seed: int, count: int = DEFAULT_PLACES) -> list[Encoded]:
+    """Answers that somebody wanted (two of three) or did not."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        prompt, answer = random.integers(0, VOCABULARY, PROMPTS[i % len(PROMPTS)]), _answer(random)
+        made = _row(prompt, answer)
+        made.segments, made.label = Segments((len(prompt), len(answer)), (-1, 0)), (float(i % 3 != 0),)
+        rows.append(made)
+    return rows
+
+
+def _answer(random: np.random.Generator) -> np.ndarray:
+    return random.integers(0, VOCABULARY, random.choice(ANSWERS))
+
+
+def _row(prompt: np.ndarray, answer: np.ndarray) -> Encoded:
+    ids = np.concatenate([prompt, answer]).astype(np.int32)
+    weight = np.concatenate([np.zeros(len(prompt)), np.ones(len(answer))]).astype(np.float32)
+    return Encoded(ids, weight, np.zeros(len(ids), np.uint8), Origin('<trial>', 0))
+
+
+def batches(rows: Sequence[Encoded], split: Sequence[Sequence[int]]) -> list[Batch]:
+    """A step whose micro-batches hold the rows of these numbers, in float64."""
+    step = [collate([rows[i] for i in part], list(part)) for part in split]
+    for batch in step:
+        batch.weight = batch.weight.double()
+    return step
+
+
+# ---------------------------------------------------------------------------------------------------------------- model
+def outputs(weights: Weights, batch: Batch) -> Outputs:
+    """What the bigram model gives, differentiable in ``weights``."""
+    previous = batch.input_ids.roll(1)
+    starts = batch.segments.starts
+    for i, parent in enumerate(batch.segments.parents):
+        if parent >= 0:
+            previous[starts[i]] = batch.input_ids[starts[parent + 1] - 1]
+    table = torch.log_softmax(weights.table, -1)
+    mask = batch.weight != 0
+    return Outputs(
+        logps=torch.where(mask, table[previous, batch.input_ids], 0.0),
+        correct=mask & (table.argmax(-1)[previous] == batch.input_ids),
+        scores=batch.per_sequence(weights.value[batch.input_ids])[:, None],
+    )
+
+
+class Measured(NamedTuple):
+    """Loss of a step, its gradient in the policy's weights (table and value, flat), and its metrics."""
+
+    loss: float
+    gradient: np.ndarray
+    metrics: dict[str, float]
+
+
+def measure(objective: Objective, step: list[Batch], policy: Weights, reference: Weights) -> Measured:
+    """What a backend does with a step."""
+    weights = Weights(*(each.clone().requires_grad_() for each in policy))
+
+    @torch.no_grad()
+    def forward(step: list[Batch]) -> list[Outputs]:
+        return [outputs(policy, batch) for batch in step]
+
+    @torch.no_grad()
+    def reference_logps(step: list[Batch]) -> list[Tensor]:
+        return [outputs(reference, batch).logps for batch in step]
+
+    if 'ref_logps' in objective.needs:
+        for batch, logps in zip(step, reference_logps(step), strict=True):
+            batch.streams['ref_logps'] = logps
+    if isinstance(objective, Prepares):
+        for batch, streams in zip(step, objective.prepare(step, forward, reference_logps), strict=True):
+            batch.streams |= streams
+    count = sum(objective.count(batch) for batch in step)
+    sums: dict[str, list[Any]] = {}
+    value = 0.0
+    for batch in step:
+        loss = objective(outputs(weights, batch), batch)
+        (loss.total / count).backward()
+        value += float(loss.total.detach()) / count
+        for name, pair in loss.metrics.items():
+            sums[name] = [before + float(new) for before, new in zip(sums.get(name, [0.0, 0.0]), pair, strict=True)]
+    gradient = [each.grad if each.grad is not None else torch.zeros_like(each) for each in weights]
+    metrics = {name: total / max(count, 1e-30) for name, (total, count) in sums.items()}
+    return Measured(value, torch.cat([each.flatten() for each in gradient]).numpy(), metrics)
+
+
+# ------------------------------------------------------------------------------------------------------- for references
+def written_out(rows: Sequence[Encoded], policy: Weights, reference: Weights) -> list[Row]:
+    """The same step for ``objectives.references``: every sequence by itself, token after token."""
+    models = [_Plain(policy), _Plain(reference)]
+    members = [sequences(row) for row in rows]
+    step: list[Row] = []
+    for i, row in enumerate(rows):
+        before, start = members[i - 1][0]
+        answers = []
+        for n, (ids, first) in enumerate(members[i]):
+            logps = [[model.logp(ids, t) for t in range(first, len(ids))] for model in models]
+            mixed = ids[:first] + before[start:]
+            other = [sum(model.logp(mixed, t) for t in range(first, len(mixed))) for model in models]
+            label = row.label[n] if n < len(row.label) else row.label[0]
+            answers.append(Answer(logps[0], logps[1], models[0].score(ids), (other[0], other[1]), label))
+        step.append(tuple(answers))
+    return step
+
+
+def slopes(value: Callable[[Weights], float], at: Weights, size: float = 1e-6) -> np.ndarray:
+    """Gradient of a function of the policy by central differences."""
+    flat = torch.cat([each.flatten() for each in at])
+    found = []
+    for i in range(len(flat)):
+        ends = []
+        for sign in (1, -1):
+            moved = flat.clone()
+            moved[i] += sign * size
+            ends.append(value(Weights(moved[: VOCABULARY**2].view(VOCABULARY, VOCABULARY), moved[VOCABULARY**2 :])))
+        found.append((ends[0] - ends[1]) / (2 * size))
+    return np.array(found)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The bigram model in NumPy."""
+
+    weights: Weights
+
+    def score(self, ids: list[int]) -> float:
+        value = self.weights.value.numpy()
+        return float(sum(value[t] for t in ids))
+
+    def logp(self, ids: list[int], t: int) -> float:
+        row = self.weights.table[ids[t - 1]].numpy()
+        return float(row[ids[t]] - np.log(np.sum(np.exp(row))))
+
+
+def sequences(row: Encoded) -> list[tuple[list[int], int]]:
+    """Tokens of each sequence of a row, prefix included, and the place at which the answer begins."""
+    segments = row.segments or Segments((len(row),))
+    starts = segments.starts
+    found = []
+    for leaf in segments.leaves:
+        at = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in segments.path(leaf)])
+        found.append((row.input_ids[at].tolist(), int(np.argmax(row.weight[at] != 0))))
+    return found
