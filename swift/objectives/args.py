@@ -1,6 +1,5 @@
 """Flags of what is minimised: which method of alignment, which of its losses, and their strengths."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,36 +73,41 @@ class ObjectiveArgs:
         return weights
 
 
-def problems(args: ObjectiveArgs) -> Iterator[tuple[str, str]]:
+def problems(args: ObjectiveArgs) -> list[tuple[str, str]]:
     """What cannot work, as (flags, what is wrong and what to do)."""
-    yield from _loss_types(args)
+    found = _problems_of_losses(args)
     if not 0 <= args.label_smoothing < 0.5:
-        yield 'label_smoothing', f'--label_smoothing {args.label_smoothing}: a part from 0 to below 0.5'
+        found.append(('label_smoothing', f'--label_smoothing {args.label_smoothing}: a part from 0 to below 0.5'))
     if args.strength <= 0 and args.rlhf_type not in ('grpo', 'gkd'):
-        yield 'beta', f'--beta {args.beta}: must be more than 0'
+        found.append(('beta', f'--beta {args.beta}: must be more than 0'))
     if args.ld_alpha is not None and not 0 <= args.ld_alpha <= 1:
-        yield 'ld_alpha', f'--ld_alpha {args.ld_alpha}: a weight from 0 to 1'
+        found.append(('ld_alpha', f'--ld_alpha {args.ld_alpha}: a weight from 0 to 1'))
     if not 0 < args.discopop_tau <= 1:
-        yield 'discopop_tau', f'--discopop_tau {args.discopop_tau}: above 0 and at most 1; the paper takes 0.05'
+        text = f'--discopop_tau {args.discopop_tau}: above 0 and at most 1; the paper takes 0.05'
+        found.append(('discopop_tau', text))
+    return found
 
 
-def _loss_types(args: ObjectiveArgs) -> Iterator[tuple[str, str]]:
+def _problems_of_losses(args: ObjectiveArgs) -> list[tuple[str, str]]:
     """Losses that the method does not have, weights that do not match, and divergences that fit none."""
+    found: list[tuple[str, str]] = []
     method, names, known = args.rlhf_type, args.loss_type or [], LOSS_TYPES.get(args.rlhf_type, ())
+    given = f'--loss_type {" ".join(names)}'
     if unknown := [name for name in names if name not in known]:
         has = f'it has {", ".join(known)}' if known else 'it has one loss only: leave the flag out'
-        yield 'loss_type', f'--loss_type {" ".join(unknown)}: not a loss of --rlhf_type {method}; {has}'
+        found.append(('loss_type', f'--loss_type {" ".join(unknown)}: not a loss of --rlhf_type {method}; {has}'))
     if len(names) > 1 and method != 'dpo':
-        yield 'loss_type', f'--loss_type {" ".join(names)}: only --rlhf_type dpo takes several; name one'
+        found.append(('loss_type', f'{given}: only --rlhf_type dpo takes several; name one'))
     if len(set(names)) < len(names):
-        yield 'loss_type', f'--loss_type {" ".join(names)}: a loss is named twice; use --loss_weights instead'
+        found.append(('loss_type', f'{given}: a loss is named twice; use --loss_weights instead'))
     if args.loss_weights and len(args.loss_weights) != max(1, len(names)):
-        given, wanted = len(args.loss_weights), max(1, len(names))
-        yield 'loss_weights', f'--loss_weights has {given} weights for {wanted} losses: give one for each'
+        text = f'--loss_weights has {len(args.loss_weights)} weights for {max(1, len(names))} losses: give one for each'
+        found.append(('loss_weights', text))
     fixed = [name for name in names if name not in ANY_DIVERGENCE]
     if args.f_divergence_type != 'reverse_kl' and fixed:
-        yield (
-            'f_divergence_type loss_type',
+        text = (
             f'--f_divergence_type {args.f_divergence_type} has no meaning for --loss_type {" ".join(fixed)}, which '
-            f'needs more than the difference of two rewards; take one of {", ".join(sorted(ANY_DIVERGENCE))}',
+            f'needs more than the difference of two rewards; take one of {", ".join(sorted(ANY_DIVERGENCE))}'
         )
+        found.append(('f_divergence_type loss_type', text))
+    return found

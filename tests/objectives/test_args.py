@@ -1,0 +1,47 @@
+"""Flags of objectives: what they mean together, and what is refused."""
+
+import pytest
+
+from swift.objectives import RLHF_TYPES
+from swift.objectives.args import ObjectiveArgs, problems
+
+
+@pytest.mark.parametrize(('method', 'beta'), [('dpo', 0.1), ('simpo', 2.0), ('orpo', 0.1), ('gkd', 0.5)])
+def test_beta_is_the_methods_own_unless_given(method, beta):
+    assert ObjectiveArgs(rlhf_type=method).strength == beta
+    assert ObjectiveArgs(rlhf_type=method, beta=0.3).strength == 0.3
+
+
+def test_rpo_alpha_adds_the_next_token_loss():
+    assert ObjectiveArgs(rpo_alpha=0.5).losses == {'sigmoid': 1.0, 'sft': 0.5}
+    assert ObjectiveArgs(loss_type=['ipo', 'sft'], loss_weights=[2, 1], rpo_alpha=0.5).losses == {'ipo': 2, 'sft': 1.5}
+
+
+@pytest.mark.parametrize(
+    ('given', 'flag', 'word'),
+    [
+        ({'loss_type': ['sigmoyd']}, 'loss_type', 'sigmoyd'),
+        ({'rlhf_type': 'rm', 'loss_type': ['hinge']}, 'loss_type', 'one loss only'),
+        ({'rlhf_type': 'cpo', 'loss_type': ['hinge', 'ipo']}, 'loss_type', 'several'),
+        ({'loss_type': ['ipo', 'ipo']}, 'loss_type', 'twice'),
+        ({'loss_type': ['ipo', 'sft'], 'loss_weights': [1.0]}, 'loss_weights', '1 weights for 2'),
+        ({'loss_type': ['apo_zero'], 'f_divergence_type': 'forward_kl'}, 'f_divergence_type loss_type', 'apo_zero'),
+        ({'label_smoothing': 0.5}, 'label_smoothing', 'below 0.5'),
+        ({'beta': 0.0}, 'beta', 'more than 0'),
+        ({'ld_alpha': 1.5}, 'ld_alpha', '0 to 1'),
+        ({'discopop_tau': 0.0}, 'discopop_tau', '0.05'),
+    ],
+)
+def test_what_cannot_work_is_said(given, flag, word):
+    [(flags, text)] = problems(ObjectiveArgs(**given))
+    assert flags == flag and word in text
+
+
+def test_what_works_is_left_alone():
+    assert problems(ObjectiveArgs(loss_type=['sigmoid', 'bco_pair', 'sft'], loss_weights=[0.8, 0.2, 1.0])) == []
+    assert problems(ObjectiveArgs(rlhf_type='grpo', beta=0.0)) == []
+
+
+@pytest.mark.parametrize('method', RLHF_TYPES)
+def test_every_method_is_made_from_the_flags(method):
+    assert 'ref_logps' in RLHF_TYPES[method](ObjectiveArgs(rlhf_type=method)).needs or method != 'dpo'
