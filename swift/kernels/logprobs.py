@@ -125,6 +125,24 @@ class Head:
         z = z if self.scale == 1.0 else z.mul_(self.scale)
         return z if self.cap is None else z.div_(self.cap).tanh_().mul_(self.cap)
 
+    def edge(self, z: Tensor) -> Tensor | None:
+        """``f = dz / d(W h + bias)`` of logits z; None: 1 everywhere."""
+        if self.cap is not None:
+            return (1 - (z / self.cap).square_()).mul_(self.scale)
+        return None if self.scale == 1.0 else torch.full_like(z[:1, :1], self.scale)
+
+    def first(self, size: int) -> Head:
+        """The head of the first ``size`` tokens of the vocabulary."""
+        return replace(self, weight=self.weight[:size], bias=None if self.bias is None else self.bias[:size])
+
+    def under_autocast(self, hidden: Tensor) -> tuple[Tensor, Head]:
+        """Hidden states and head in the type that autocast asks for, where it does."""
+        if not torch.is_autocast_enabled(hidden.device.type):
+            return hidden, self
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return hidden.to(dtype), replace(self, weight=self.weight.to(dtype), bias=bias)
+
 
 class _LinearLogprobs(torch.autograd.Function):
     """Scores from hidden states; see ``linear_logprobs``.
@@ -139,7 +157,7 @@ class _LinearLogprobs(torch.autograd.Function):
         ctx.head, ctx.frozen = head, not (weight.requires_grad or (bias is not None and bias.requires_grad))
         ctx.whole = not ctx.frozen and len(hidden) * len(weight) * hidden.element_size() <= KEEP
         made, edges, kept = [], [], []
-        for part in _parts(hidden, weight, whole=ctx.whole):
+        for part in chunks(hidden, len(weight), whole=ctx.whole):
             z = head.logits(hidden[part])
             gradient = hidden.requires_grad and (ctx.frozen or ctx.whole)
             scores, edge = _slope_(z, targets[part], head, gradient=gradient)
@@ -160,8 +178,8 @@ class _LinearLogprobs(torch.autograd.Function):
         none = torch.zeros_like(edges)
         a, b = (none if by_logp is None else by_logp) - (none if by_lse is None else by_lse), by_lse
         by_hidden = torch.empty_like(hidden)
-        sums = _Sums(weight, bias)
-        for i, part in enumerate(_parts(hidden, weight, whole=ctx.whole)):
+        sums = HeadSums(weight, bias)
+        for i, part in enumerate(chunks(hidden, len(weight), whole=ctx.whole)):
             h, ids, pull = hidden[part], targets[part], a[part, None]
             if ctx.frozen:
                 slope = kept[i]  # G W
@@ -180,7 +198,7 @@ class _LinearLogprobs(torch.autograd.Function):
         return by_hidden, *sums.result(), None, None
 
 
-class _Sums:
+class HeadSums:
     """Gradients of a head's weight [V, d] and bias [V], chunk by chunk; None for what is frozen."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
@@ -225,10 +243,10 @@ def _slope_(z: Tensor, targets: Tensor, head: Head, *, gradient: bool) -> tuple[
     return scores, edge
 
 
-def _parts(hidden: Tensor, weight: Tensor, *, whole: bool) -> list[slice]:
+def chunks(rows: Tensor, vocabulary: int, *, whole: bool) -> list[slice]:
     """Rows whose logits exist at a time: a multiple of 64 that keeps matrix units busy."""
-    rows = len(hidden) if whole else max(64, CHUNK.get(hidden.device.type, 2**28) // len(weight) // 64 * 64)
-    return [slice(at, at + rows) for at in range(0, len(hidden), max(1, rows))] or [slice(0, 0)]
+    size = len(rows) if whole else max(64, CHUNK.get(rows.device.type, 2**28) // vocabulary // 64 * 64)
+    return [slice(at, at + size) for at in range(0, len(rows), max(1, size))] or [slice(0, 0)]
 
 
 def linear_logprobs(hidden: Tensor, head: Head, targets: Tensor) -> Scores:
@@ -239,8 +257,5 @@ def linear_logprobs(hidden: Tensor, head: Head, targets: Tensor) -> Scores:
     Liger-Kernel (arXiv 2410.10989, section 3.2) and Cut Cross-Entropy (arXiv 2411.09009); here rows keep their own
     pull, so any objective of log-probabilities can use it.
     """
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        cast = lambda x: None if x is None else x.to(dtype)
-        hidden, head = hidden.to(dtype), replace(head, weight=head.weight.to(dtype), bias=cast(head.bias))
+    hidden, head = head.under_autocast(hidden)
     return Scores(*_LinearLogprobs.apply(hidden, head.weight, head.bias, targets, head))
