@@ -61,7 +61,8 @@ class Sample:
 
     ``text`` is set instead of ``messages`` for plain pre-training rows. ``rejected`` completes a preference pair
     (the whole conversation, prompt included); ``positives`` and ``negatives`` serve embedding and reranker rows;
-    ``label`` is a KTO flag, a class, a list of classes or a score; ``extra`` holds the other columns.
+    ``steps`` are an answer to ``messages`` whose every step is judged. ``label`` is a KTO flag, a class, a list of
+    classes, a score, how alike the one positive is, or a number for each step; ``extra`` holds the other columns.
     """
 
     messages: tuple[Message, ...] = ()
@@ -70,6 +71,7 @@ class Sample:
     rejected: tuple[Message, ...] | None = None
     positives: tuple[tuple[Message, ...], ...] = ()
     negatives: tuple[tuple[Message, ...], ...] = ()
+    steps: tuple[str, ...] = ()
     label: bool | int | float | list[float] | None = None
     margin: float | None = None
     media: Mapping[str, Sequence[Any]] = field(default_factory=dict)

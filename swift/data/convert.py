@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from swift.core.errors import RowError
 from swift.core.types import Message, Origin, Sample
-from swift.data.rows import chats, fields, pairs, preference, retrieval
+from swift.data.rows import chats, fields, pairs, preference, retrieval, steps
 from swift.data.rows.draft import Draft
 from swift.data.rows.messages import tools as read_tools
 
@@ -44,10 +44,16 @@ class Format(NamedTuple):
 
 
 FORMATS = (  # the first that fits reads the row: the more particular come first
+    Format('steps', steps.fits_completions, steps.completions),
+    Format('math-shepherd', steps.fits_marked, steps.marked),
     Format('preference', preference.fits_chosen, preference.chosen),
+    Format('judged answers', preference.fits_judged, preference.judged),
     Format('messages', chats.fits_messages, chats.messages),
     Format('sharegpt', chats.fits_conversations, chats.conversations),
     Format('retrieval', retrieval.fits_texts, retrieval.texts),
+    Format('judged documents', retrieval.fits_documents, retrieval.documents),
+    Format('scored texts', retrieval.fits_scored, retrieval.scored),
+    Format('classified sentence', pairs.fits_sentence, pairs.sentence),
     Format('alpaca', pairs.fits_alpaca, pairs.alpaca),
     Format('query-response', pairs.fits_pair, pairs.pair),
     Format('text', pairs.fits_text, pairs.text),
@@ -56,13 +62,14 @@ ADDITIONS = (preference.add_rejected, retrieval.add_messages, chats.add_system)
 
 ALIASES = {'system_prompt': 'system', 'image': 'images', 'video': 'videos', 'audio': 'audios'}
 MEDIA = ('images', 'videos', 'audios', 'objects')
-REJECTED_MEDIA = tuple(f'rejected_{name}' for name in MEDIA)
+OTHER_MEDIA = tuple(f'{side}_{name}' for side in ('rejected', 'positive', 'negative') for name in MEDIA)
 OTHERS = ('tools', 'label', 'margin', 'channel', 'chat_template_kwargs', 'history', 'system', 'messages')
-PREFERENCE = ('chosen', 'rejected', 'rejected_response', 'rejected_messages')
+PREFERENCE = ('chosen', 'rejected', 'rejected_response', 'rejected_messages', 'rejected_tools')
 RETRIEVAL = (*retrieval.ANCHOR, *retrieval.POSITIVE, *retrieval.NEGATIVE, 'positive_messages', 'negative_messages')
 PROPER = ('query', 'response', 'instruction', 'input', 'output', 'text')  # what alpaca and plain text call them counts
-EXACT = frozenset([*PROPER, *OTHERS, *PREFERENCE, *RETRIEVAL, *MEDIA, *REJECTED_MEDIA, *chats.CONVERSATIONS])
-OTHER_NAMES = frozenset([*pairs.QUERY, *pairs.RESPONSE, *ALIASES]) - frozenset(PROPER)
+EXACT = frozenset([*PROPER, *OTHERS, *PREFERENCE, *RETRIEVAL, *MEDIA, *OTHER_MEDIA, *chats.CONVERSATIONS])
+SPECIAL = frozenset(['completions', 'labels', 'sentence', 'context']) | preference.ALIASES | retrieval.NAMES
+OTHER_NAMES = (frozenset([*pairs.QUERY, *pairs.RESPONSE, *ALIASES]) - frozenset(PROPER)) | (SPECIAL - EXACT)
 KNOWN = EXACT | OTHER_NAMES
 
 
@@ -85,17 +92,21 @@ def convert(row: Any, origin: Origin, reading: Reading = Reading()) -> Sample:
         add(draft)
     for name, values in draft.media.items():
         media[name] = [*media.get(name, ()), *values]
-    tools, label, margin = draft.take('tools'), draft.take('label'), draft.take('margin')
+    for name, values in draft.rejected_media.items():  # absent: the same as those of the better conversation
+        if values != media.get(name):
+            media[f'rejected_{name}'] = [*media.get(f'rejected_{name}', ()), *values]
+    tools = _tools(draft)
     kwargs, channel = draft.take('chat_template_kwargs'), draft.take('channel')
     sample = Sample(
         messages=draft.messages,
         text=draft.text,
-        tools=read_tools(tools) if tools not in (None, '') else (),
+        tools=tools,
         rejected=draft.rejected,
         positives=draft.positives,
         negatives=draft.negatives,
-        label=_label(label),
-        margin=None if margin is None else fields.number(margin, 'margin'),
+        steps=draft.steps,
+        label=_label(draft),
+        margin=preference.margin(draft),
         media=media,
         template_kwargs=fields.mapping(fields.structure(kwargs, 'chat_template_kwargs'), 'kwargs') if kwargs else {},
         channel=None if channel is None else fields.text(channel, 'channel'),
@@ -134,7 +145,7 @@ def rename(row: Mapping[str, Any], reading: Reading) -> tuple[dict[str, Any], di
 def _media(draft: Draft) -> dict[str, list[Any]]:
     """Media columns, each as a list; where the files are is not looked at here."""
     media = {}
-    for name in (*MEDIA, *REJECTED_MEDIA):
+    for name in (*MEDIA, *OTHER_MEDIA):
         value = draft.take(name)
         if value is None or value == '':
             continue
@@ -144,18 +155,44 @@ def _media(draft: Draft) -> dict[str, list[Any]]:
     return media
 
 
-def _label(value: Any) -> bool | int | float | list[float] | None:
-    """KTO flag, class, list of classes, or score."""
+def _tools(draft: Draft) -> tuple[dict[str, Any], ...]:
+    """The row's tools; both answers of a pair see the same."""
+    found, rejected = (
+        [] if (value := draft.take(name)) in (None, '') else value for name in ('tools', 'rejected_tools')
+    )
+    tools = read_tools(found)
+    if rejected and read_tools(rejected) != tools:
+        raise RowError('other tools: rejected_tools differs from tools. Both answers of a pair need the same prompt')
+    return tools
+
+
+def _label(draft: Draft) -> bool | int | float | list[float] | None:
+    """KTO flag, class, list of classes, or score: the column ``label``, or ``labels`` where it holds numbers."""
+    value = draft.take('label')
+    if value is None and _numbers(draft.row.get('labels')):
+        value = draft.take('labels')
     if value is None or value == '':
         return None
     if isinstance(value, list | tuple) or (isinstance(value, str) and value.lstrip().startswith('[')):
-        return [fields.number(each, f'label[{i}]') for i, each in enumerate(fields.array(value, 'label'))]
+        return [fields.number(fields.truth(each), f'label[{i}]') for i, each in enumerate(fields.array(value, 'label'))]
     value = fields.scalar(value)
+    if isinstance(value, str):
+        raise RowError(
+            f'wrong type: label is text ({fields.shown(value)}), expected true or false, the number of a class, a list '
+            'of them, or a score. Write classes as 0, 1, 2 ..., or leave the column out: --columns \'{"label": "_"}\''
+        )
     return value if isinstance(value, bool) else fields.number(value, 'label')
+
+
+def _numbers(value: Any) -> bool:
+    """Whether this is a number or a list of numbers."""
+    return all(isinstance(each, int | float) for each in (value if isinstance(value, list) else [value]))
 
 
 def _require_answer(sample: Sample) -> None:
     """Something to learn from: an answer, a document, a label, or texts that belong together."""
+    if sample.rejected is not None:
+        _require_pair(sample)
     if sample.text is not None or sample.label is not None or sample.positives or sample.negatives:
         return
     answers = [each for each in sample.messages if each.role == 'assistant']
@@ -165,6 +202,14 @@ def _require_answer(sample: Sample) -> None:
         )
     if not _says_something(answers[-1]):
         raise RowError('missing answer: the last answer is empty')
+
+
+def _require_pair(sample: Sample) -> None:
+    """Two conversations that end with an answer each."""
+    assert sample.rejected is not None
+    for name, turns in (('better', sample.messages), ('rejected', sample.rejected)):
+        if not turns or turns[-1].role in ('user', 'system'):
+            raise RowError(f'missing answer: the {name} conversation ends with a question')
 
 
 def _says_something(message: Message) -> bool:

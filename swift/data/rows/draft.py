@@ -9,7 +9,7 @@ from typing import Any
 from swift.core.errors import RowError
 from swift.core.types import Message
 from swift.data.rows import fields
-from swift.data.rows.messages import conversation
+from swift.data.rows.messages import Media, conversation
 
 
 @dataclass(slots=True)
@@ -22,7 +22,9 @@ class Draft:
     rejected: tuple[Message, ...] | None = None
     positives: tuple[tuple[Message, ...], ...] = ()
     negatives: tuple[tuple[Message, ...], ...] = ()
-    media: dict[str, list[Any]] = field(default_factory=dict)
+    steps: tuple[str, ...] = ()
+    media: Media = field(default_factory=dict)
+    rejected_media: Media = field(default_factory=dict)
 
     def has(self, *names: str) -> bool:
         """Whether all these columns hold something."""
@@ -36,20 +38,22 @@ class Draft:
         """A column's value, which is then read; None when there is none."""
         return self.row.pop(name, None)
 
-    def read_messages(self, name: str) -> tuple[Message, ...]:
-        """A column that holds a conversation."""
-        return conversation(self.take(name), name, self.media)
+    def read_messages(self, name: str, media: Media | None = None) -> tuple[Message, ...]:
+        """A column that holds a conversation; its media go to the row's own unless told."""
+        return conversation(self.take(name), name, self.media if media is None else media)
 
-    def turns(self, name: str, role: str) -> tuple[Message, ...]:
-        """A column that holds one turn as text, or several as a list."""
+    def turns(self, name: str, role: str, media: Media | None = None) -> tuple[Message, ...]:
+        """A column that holds one turn as text, or several as a list; media as for ``read_messages``."""
         value = self.take(name)
         if isinstance(value, dict):
             value = [value]
         if isinstance(value, list):
             if any(isinstance(each, str) for each in value):
-                count = len(value)
-                raise RowError(f'wrong type: {name} is a list of {count} texts, expected one. Write one row for each')
-            return conversation(value, name, self.media)
+                raise RowError(
+                    f'wrong type: {name} is a list of {len(value)} texts, expected one. Write one row for each, or '
+                    'name the columns for what they hold: chosen and rejected, positive and negative'
+                )
+            return conversation(value, name, self.media if media is None else media)
         return (Message(role, fields.text(value, name)),)
 
 

@@ -70,6 +70,12 @@ def scalar(value: Any) -> Any:
     return value
 
 
+def truth(value: Any) -> Any:
+    """true and false, or text that spells them, as 1 and 0; everything else as it is."""
+    value = scalar(value)
+    return int(value) if isinstance(value, bool) else value
+
+
 def structure(value: Any, what: str) -> Any:
     """A list or an object; text that spells one counts, in JSON or as Python prints it (csv, parquet)."""
     if isinstance(value, list | dict):

@@ -1,9 +1,9 @@
 """Conversations: a list of turns in any of the ways people write one, as a tuple of Messages.
 
 Understood: ``role``/``content`` (OpenAI, with content blocks and ``tool_calls``; Anthropic, with ``tool_use`` and
-``tool_result`` blocks), ``from``/``value`` (sharegpt), ``[{"human": ..., "assistant": ...}]``, the roles ``tool_call``
-and ``tool_response``, and per turn ``loss`` or ``loss_scale``. Pictures and the like become tags in the text and
-entries of ``media``.
+``tool_result`` blocks), ``from``/``value`` (sharegpt), ``role``/``text``, ``[{"human": ..., "assistant": ...}]``, the
+roles ``tool_call`` and ``tool_response``, and per turn ``loss`` or ``loss_scale``. Pictures and the like become tags in
+the text and entries of ``media``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ROLES = {
     'developer': 'system',
     'user': 'user',
     'human': 'user',
+    'prompter': 'user',
     'assistant': 'assistant',
     'gpt': 'assistant',
     'bot': 'assistant',
@@ -76,7 +77,7 @@ def conversation(value: Any, what: str, media: Media) -> tuple[Message, ...]:
 def _extend(out: list[Message], turn: Mapping[str, Any], what: str, media: Media) -> None:
     """Append the message or messages that one turn stands for."""
     role = _role(turn, what)
-    content = turn.get('content', turn.get('value'))
+    content = turn.get('content', turn.get('value', turn.get('text')))
     weight = _loss(turn, what)
     if role == CALL:
         calls = tuple(_calls(content, what))

@@ -46,11 +46,22 @@ def fits_alpaca(draft: Draft) -> bool:
 
 def alpaca(draft: Draft) -> None:
     """``instruction``, ``input`` (may be empty) and ``output`` or another answer."""
+    query = instruction(draft)
+    answer = 'output' if 'output' in draft.row else _only(draft)
+    _converse(draft, (query,), answer)
+
+
+def fits_instruction(draft: Draft) -> bool:
+    """Whether the question is ``instruction`` with ``input``."""
+    return draft.has('instruction') and 'input' in draft.row
+
+
+def instruction(draft: Draft) -> Message:
+    """The question of an alpaca row."""
     query = fields.text(draft.take('instruction'), 'instruction')
     if extra := draft.take('input'):
         query = f'{query}\n{fields.text(extra, "input")}' if query else fields.text(extra, 'input')
-    answer = 'output' if 'output' in draft.row else _only(draft)
-    _converse(draft, (Message('user', query),), answer)
+    return Message('user', query)
 
 
 def fits_pair(draft: Draft) -> bool:
@@ -62,6 +73,15 @@ def pair(draft: Draft) -> None:
     query, answer = _names(draft)
     prompt = draft.turns(query, 'user')
     _converse(draft, prompt, answer)
+
+
+def fits_sentence(draft: Draft) -> bool:
+    return draft.has('sentence') and bool(draft.present(('label', 'labels'))) and not draft.present((*QUERY, *RESPONSE))
+
+
+def sentence(draft: Draft) -> None:
+    """A text with its class."""
+    draft.messages = draft.turns('sentence', 'user')
 
 
 def fits_text(draft: Draft) -> bool:
@@ -110,6 +130,16 @@ def _names(draft: Draft) -> tuple[str, str | None]:
         several, column = (queries, 'query') if len(queries) > 1 else (answers, 'response')
         raise _ambiguous(several, column)
     return queries[0], answers[0] if answers else _null(draft)
+
+
+def only_query(draft: Draft) -> str | None:
+    """The one column that holds the question; None when there is none."""
+    queries = draft.present(QUERY)
+    if 'query' in queries:
+        return 'query'
+    if len(queries) > 1:
+        raise _ambiguous(queries, 'query')
+    return queries[0] if queries else None
 
 
 def _only(draft: Draft) -> str | None:

@@ -16,6 +16,9 @@ def to_row(sample: Sample) -> dict[str, Any]:
     for name, conversations in (('positive_messages', sample.positives), ('negative_messages', sample.negatives)):
         if conversations:
             row[name] = [to_turns(each) for each in conversations]
+    if sample.steps:
+        row['completions'] = list(sample.steps)
+        row['prompt'] = row.pop('messages')
     if sample.tools:
         row['tools'] = list(sample.tools)
     for name, value in (('label', sample.label), ('margin', sample.margin), ('channel', sample.channel)):
