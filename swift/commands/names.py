@@ -120,6 +120,8 @@ VARIABLES = {
     'SWANLAB_API_KEY': 'swanlab_token',
     'NPROC_PER_NODE': 'nproc_per_node',
     'NNODES': 'nnodes',
+    'GENERATIVE_RERANKER_POSITIVE_TOKEN': 'reranker_positive_token',
+    'GENERATIVE_RERANKER_NEGATIVE_TOKEN': 'reranker_negative_token',
 }
 
 # Read elsewhere, by us or by the libraries below us; listed so that the documentation has one place.

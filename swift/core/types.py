@@ -287,12 +287,31 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Readout:
+    """What a task reads of a whole sequence, where it is not the next token.
+
+    ``head``: the scores of a classification head. ``tokens``: one score, the logit of the first of two tokens as the
+    next one less that of the second. ``pooled``: an embedding, the hidden states of the sequence pooled in one way or
+    more, end to end, and perhaps of length 1.
+    """
+
+    kind: Literal['head', 'tokens', 'pooled']
+    tokens: tuple[int, ...] = ()
+    pooling: tuple[str, ...] = ('lasttoken',)
+    normalize: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Builder:
-    """A model that is not in memory yet. Tuners wrap builders: ``Builder -> Builder``."""
+    """A model that is not in memory yet. Tuners wrap builders: ``Builder -> Builder``.
+
+    ``readout`` None: a language model, which is asked for its next tokens.
+    """
 
     info: ModelInfo
     tokenizer: Any
     build: Callable[[], nn.Module]
+    readout: Readout | None = None
 
     def then(self, change: Callable[[nn.Module], nn.Module]) -> Builder:
         """A builder whose model passes through ``change`` after it is built."""

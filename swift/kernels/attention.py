@@ -137,7 +137,7 @@ def _probe(model: PreTrainedModel, before: str, name: str) -> str | None:
     ids = _probe_ids(model)
     first, second, other = ids[:12], ids[12:], (ids[:12] + 1) % model.config.get_text_config().vocab_size
     try:
-        alone = torch.cat([model(input_ids=part[None], use_cache=False).logits[0] for part in (first, second)])
+        alone = torch.cat([_answer(model(input_ids=part[None], use_cache=False)) for part in (first, second)])
         model.set_attn_implementation(name)
         segments = Segments((len(first), len(second)))
         apart = torch.cat([_packed_logits(model, Segments((len(part),)), part) for part in (first, second)])
@@ -184,9 +184,13 @@ def _packed_logits(model: PreTrainedModel, segments: Segments, *parts: Tensor) -
     device = parts[0].device
     spans = zip(segments.offsets, segments.lengths, strict=True)
     positions = torch.cat([torch.arange(at, at + n, device=device) for at, n in spans])
-    return model(
-        input_ids=torch.cat(parts)[None], position_ids=positions[None], segments=segments, use_cache=False
-    ).logits[0]
+    ids = torch.cat(parts)[None]
+    return _answer(model(input_ids=ids, position_ids=positions[None], segments=segments, use_cache=False))
+
+
+def _answer(output: Any) -> Tensor:
+    """What a pass says of each token, [T, V] or [T, d]: logits, or hidden states of a model without a head."""
+    return (output.logits if 'logits' in output else output.last_hidden_state)[0]
 
 
 def _relative(a: Tensor, b: Tensor) -> float:

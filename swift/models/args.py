@@ -32,10 +32,16 @@ class ModelArgs(QuantArgs):
     """Family name of the catalogue; None recognises it by config.json."""
     model_revision: str | None = None
     """Branch, tag or commit of the hub."""
-    task_type: Literal['causal_lm'] | None = None
-    """What the model's head does; None means causal_lm."""
+    task_type: Literal['causal_lm', 'seq_cls', 'embedding', 'reranker', 'generative_reranker'] | None = None
+    """What the model's head does; None means causal_lm, or seq_cls where num_labels is given."""
     num_labels: int | None = None
-    """Number of classes for seq_cls."""
+    """Number of classes for seq_cls; 1 is regression."""
+    problem_type: Literal['regression', 'single_label_classification', 'multi_label_classification'] | None = None
+    """What seq_cls learns; None: regression for one label, else one class of several."""
+    reranker_positive_token: str = 'yes'
+    """generative_reranker: the answer that a document is relevant."""
+    reranker_negative_token: str = 'no'
+    """generative_reranker: the answer that it is not."""
     torch_dtype: Literal['bfloat16', 'float16', 'float32'] | None = None
     """Data type of the weights; None takes the one of config.json."""
     attn_impl: str | None = None

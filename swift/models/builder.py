@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from swift.core import files
 from swift.core.errors import ConfigError, ModelError, did_you_mean
 from swift.core.types import Builder, ModelInfo
+from swift.models import heads
 from swift.models.args import ModelArgs
 from swift.models.info import describe, max_length
 
@@ -40,7 +41,6 @@ ATTENTION = {
 LATER = {
     'auto_model_cls': 'the class follows from config.json; leave it out',
     'experts_impl': 'leave it out',
-    'problem_type': 'it belongs to classification, which comes later',
     'return_dummy_model': 'load_model=False gives the tokenizer alone',
 }
 NOTICEABLE = 1_000_000_000  # parameters from which loading takes seconds
@@ -57,17 +57,20 @@ def load(args: ModelArgs, **changes: Any) -> Builder:
         ConfigError: flags that are wrong by themselves or do not fit this model.
         ModelError: the folder is incomplete, damaged, or needs code that is not trusted.
     """
-    if args.task_type not in (None, 'causal_lm'):
-        raise ConfigError(f'--task_type {args.task_type}: not built yet; causal_lm is')
     info = describe(args)
     files.verify_ours(info.path)
     config = _transformers_config(info, args.trust_remote_code)
-    _check_class(info, config, args.trust_remote_code)
+    if heads.CLASSES[args.task_type] == heads.CLASSES[None]:
+        _check_class(info, config, args.trust_remote_code)
+    else:
+        heads.check_architecture(info, config, str(args.task_type))
     length = _scale(config, args)
     info = replace(info, config=config, max_model_len=length or max_length(config.get_text_config().to_dict()))
     tokenizer, new_ids = _tokenizer(info, args)
+    heads.prepare_(config, args, info, tokenizer)
     options = {**_options(info, args), **changes}
-    return Builder(info, tokenizer, partial(_build, info, options, new_ids))
+    build = partial(_build, info, options, new_ids, heads.CLASSES[args.task_type])
+    return Builder(info, tokenizer, build, heads.readout(args, info, tokenizer))
 
 
 def outline(args: ModelArgs) -> Builder:
@@ -108,6 +111,7 @@ def get_model_processor(
     new_special_tokens: Sequence[str] | None = None,
     task_type: Any = None,
     num_labels: int | None = None,
+    problem_type: Any = None,
     trust_remote_code: bool = False,
     model_kwargs: dict[str, Any] | None = None,
     **later: Any,
@@ -142,6 +146,7 @@ def get_model_processor(
         new_special_tokens=list(new_special_tokens or ()),
         task_type=task_type,
         num_labels=num_labels,
+        problem_type=problem_type,
         trust_remote_code=trust_remote_code,
     )
     quantization = {} if quantization_config is None else {'quantization_config': quantization_config}
@@ -175,7 +180,8 @@ def _check_class(info: ModelInfo, config: Any, trust_remote_code: bool) -> None:
         return
     if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         if info.architecture and not info.architecture.endswith(GENERATING):
-            raise ModelError(f'{info.id}: {info.architecture} is not a causal language model')
+            hint = '; --task_type seq_cls loads its head' if info.architecture.endswith(heads.CLASSIFIER) else ''
+            raise ModelError(f'{info.id}: {info.architecture} is not a causal language model{hint}')
         return
     if getattr(config, 'auto_map', None):
         raise _untrusted(info)
@@ -267,23 +273,30 @@ def _attention(name: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------- the weights
-def _build(info: ModelInfo, options: dict[str, Any], new_ids: list[int]) -> nn.Module:
-    """Bring the weights into memory, complete, in evaluation mode."""
-    from transformers import AutoModelForCausalLM
+def _build(info: ModelInfo, options: dict[str, Any], new_ids: list[int], auto_class: str) -> nn.Module:
+    """Bring the weights into memory, complete, in evaluation mode; a head that is in no file starts at random."""
+    import transformers
 
     try:
         with _progress(shown=info.parameters is None or info.parameters > NOTICEABLE):
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = getattr(transformers, auto_class).from_pretrained(
                 info.path, config=info.config, local_files_only=True, output_loading_info=True, **options
             )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise ModelError(f'{info.path}: the weights cannot be loaded ({type(error).__name__}: {error})') from error
-    if missing := sorted(report['missing_keys']):
+    other_head = auto_class != heads.CLASSES[None]
+    missing, unused = sorted(report['missing_keys']), sorted(report['unexpected_keys'])
+    if other_head:
+        if fresh := [name for name in missing if heads.is_fresh(name, model)]:
+            logger.info('%s: new weights, at random: %s', info.id, ', '.join(fresh))
+        missing = [name for name in missing if name not in fresh]
+        unused = [name for name in unused if not heads.is_left_over(name)]
+    if missing:
         raise ModelError(
             f'{info.path}: {len(missing)} weights are not in the files and would be random: {", ".join(missing[:5])}. '
             f'The files belong to another architecture than {type(model).__name__}, or are incomplete'
         )
-    if unused := sorted(report['unexpected_keys']):
+    if unused:
         logger.warning('%s: %d weights are not used: %s ...', info.id, len(unused), ', '.join(unused[:3]))
     if new_ids:
         from swift.models.embeddings import grow_

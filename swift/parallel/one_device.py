@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from swift.core.errors import ConfigError, NumericalError
-from swift.core.types import Batch, Builder, Objective, Outputs, Segments
+from swift.core.types import Batch, Builder, Objective, Outputs, Readout, Segments
 from swift.kernels.adamw import AdamW
 from swift.kernels.logprobs import wide
 from swift.kernels.switch import Switch, plain
@@ -70,7 +70,7 @@ class TorchBackend:
         self.loss_scale = 2.0**16 if self._fp16 else 1.0
         self._good_steps = 0
         self._noise = Neftune(settings.neftune_alpha) if settings.neftune_alpha else None
-        self._prepare_model()
+        self._prepare_model(builder.readout)
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.masters = {
             name: Parameter(p.detach().float()) if settings.masters and p.dtype in HALF else p
@@ -83,8 +83,8 @@ class TorchBackend:
         self._collect_gradients()
 
     # ------------------------------------------------------------------------------------------------- building
-    def _prepare_model(self) -> None:
-        self.runner = Runner(self.model, self.settings)
+    def _prepare_model(self, readout: Readout | None) -> None:
+        self.runner = Runner(self.model, self.settings, readout)
         self.runner.noise = self._noise
         base = self.runner.base
         self.kernels = self.runner.kernels
@@ -244,7 +244,7 @@ class TorchBackend:
         return Difference(of(abs(loss - expected), abs(expected)), of(rest, size), dtype)
 
     def _backward_of_check(self, sample: Batch, sign: float) -> float:
-        total = -self.runner.outputs(sample, frozenset({'logps'})).logps.mean()
+        total = self.runner.trial(sample)
         if total.requires_grad:
             (total * (sign * self.loss_scale)).backward()
         return float(total.detach())

@@ -17,27 +17,34 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from swift.core.types import Batch, Outputs
+from swift.core.types import Batch, Outputs, Readout
 from swift.kernels import attention, head, layers
 from swift.kernels.head import Tap
 from swift.kernels.logprobs import Scores, linear_logprobs, target_logprobs, wide
 from swift.kernels.switch import Switch, attach, attached
 from swift.parallel import layout
 from swift.parallel.layout import ROUND
+from swift.parallel.reading import Reader
 from swift.parallel.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
 class Runner:
-    """Runs ``model`` over batches. Its kernels are found in ``kernels``, each with a switch."""
+    """Runs ``model`` over batches. Its kernels are found in ``kernels``, each with a switch.
 
-    def __init__(self, model: nn.Module, settings: Settings):
+    ``readout``: what is read of sequences, for a model that is not asked for next tokens.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings, readout: Readout | None = None):
         self.model, self.settings = model, settings
         unwrap: Any = getattr(model, 'get_base_model', None)  # a peft model has one
         self.base = cast(PreTrainedModel, unwrap() if unwrap else model)
         self.base.config.use_cache = False
         self.device = next(model.parameters()).device
+        self._reader = None if readout is None else Reader(self.base, readout)
+        self._body = self._reader.body if self._reader else self.base
+        """The part of the model that a pass runs."""
         self.noise: Any = None
         """Neftune, told of the segments before each pass."""
         self._slices_logits = 'logits_to_keep' in inspect.signature(self.base.forward).parameters
@@ -45,7 +52,7 @@ class Runner:
         self._sharing: str | None = None if settings.prefix_sharing else '--prefix_sharing false'
         self._probed = not settings.prefix_sharing
         self.unpacked_reason = self._pack_sequences()
-        if 'head' in settings.kernels and self._slices_logits:
+        if 'head' in settings.kernels and self._slices_logits and readout is None:
             self._tap_head()
         for path, why in layers.install(self.base, wanted=settings.kernels).left.items():
             logger.debug('%s keeps its own forward: %s', path, why)
@@ -54,24 +61,26 @@ class Runner:
     # ------------------------------------------------------------------------------------------------- building
     def _pack_sequences(self) -> str | None:
         """Let sequences share a forward pass. Returns None, or why they do not."""
-        base, settings = self.base, self.settings
+        body, settings = self._body, self.settings
         if settings.attn_impl == 'eager':
             return f'--attn_impl {settings.attn_impl} asks for the plain path'
         if 'attention' not in settings.kernels:
             return '--kernels leaves packed attention out'
-        before = base.config._attn_implementation or 'eager'
-        if reason := attention.install(base, settings.max_length):
+        if self._reader and self._reader.own_forward:
+            return 'its head looks at each sequence in a way of its own'
+        before = body.config._attn_implementation or 'eager'
+        if reason := attention.install(body, settings.max_length):
             return reason
 
         def on() -> None:
-            base.set_attn_implementation(attention.NAME)
+            body.set_attn_implementation(attention.NAME)
             self.unpacked_reason = None
 
         def off() -> None:
-            base.set_attn_implementation(before)
+            body.set_attn_implementation(before)
             self.unpacked_reason = 'packed attention is switched off'
 
-        attach(base, Switch('attention', on, off))
+        attach(self.base, Switch('attention', on, off))
         return None
 
     def _tap_head(self) -> None:
@@ -85,17 +94,46 @@ class Runner:
         """Why sequences do not share the computation of a common prefix, or None. Asked first, it tries the model."""
         if self.unpacked_reason is None and not self._probed:
             self._probed = True
-            self._sharing = attention.shares_prefixes(self.base)
+            several = self._reader is None or self._reader.shares
+            self._sharing = attention.shares_prefixes(self._body) if several else 'whole sequences are pooled'
         return self.unpacked_reason or self._sharing
 
     # ------------------------------------------------------------------------------------------------- forward
     def outputs(self, batch: Batch, needs: frozenset[str]) -> Outputs:
         """What ``needs`` names of a batch on the model's device, in the layout of the batch."""
+        if self._reader is not None:
+            return self._read(batch, self._reader)
         if batch.segments.prefix_of and self.unshared_reason() is not None:
             whole, back = layout.unshared(batch)
             found = self._logps(whole)
             return Outputs(found.logps[back], found.correct[back])
         return self._logps(batch)
+
+    def trial(self, batch: Batch) -> Tensor:
+        """A number that all that is computed of a batch goes into: for holding one way of computing against another."""
+        if self._reader is None:
+            return -self.outputs(batch, frozenset({'logps'})).logps.mean()
+        found = self._read(batch, self._reader)
+        return (found.scores if found.pooled is None else found.pooled).abs().mean()
+
+    def _read(self, batch: Batch, reader: Reader) -> Outputs:
+        """Scores or embeddings of the N sequences."""
+        if batch.segments.prefix_of and self.unshared_reason() is not None:
+            batch, _ = layout.unshared(batch)
+        size = len(batch.segments.leaves)
+        packed = self.unpacked_reason is None
+        parts = [batch] if packed else layout.one_by_one(batch)
+        found: list[Outputs] = []
+        for part in parts:
+            part = layout.rounded(part) if packed and self.device.type == 'cpu' else part
+            inputs = self._inputs(part)
+            with self._autocast():
+                if reader.own_forward:
+                    found.append(reader.of_forward(inputs, self.model))
+                else:
+                    found.append(reader(self._body(**inputs).last_hidden_state[0], part))
+        join: Any = lambda several: None if several[0] is None else torch.cat(several)[:size]
+        return Outputs(scores=join([each.scores for each in found]), pooled=join([each.pooled for each in found]))
 
     def _logps(self, batch: Batch) -> Outputs:
         if self.unpacked_reason is None:

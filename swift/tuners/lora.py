@@ -50,7 +50,7 @@ def attach(model: nn.Module, args: TunerArgs) -> PeftModel:
             f'--init_weights {args.init_weights} changes the base weights and cannot start from quantised ones'
         )
     config = LoraConfig(
-        task_type='CAUSAL_LM',
+        task_type=_task_type(model),
         r=args.lora_rank,
         lora_alpha=_integral(args.lora_alpha),
         lora_dropout=args.lora_dropout,
@@ -106,6 +106,13 @@ def _start(word: str) -> bool | str:
         known = 'true, false, gaussian, pissa, pissa_niter_N, olora'
         raise ConfigError(f'--init_weights {word}: unknown, or not built yet. Known: {known}')
     return {'true': True, 'false': False}.get(word.lower(), word.lower())
+
+
+def _task_type(model: nn.Module) -> str:
+    """What peft calls a model's task: it keeps classification heads whole and saves them with the adapter."""
+    if type(model).__name__.endswith('ForSequenceClassification'):
+        return 'SEQ_CLS'
+    return 'CAUSAL_LM' if model.get_output_embeddings() is not None else 'FEATURE_EXTRACTION'  # type: ignore[operator]
 
 
 def _integral(number: float) -> int | float:

@@ -164,11 +164,6 @@ def test_a_type_that_transformers_does_not_know_is_named(folder):
         load(folder)
 
 
-def test_another_task_is_refused_by_name(folder):
-    with pytest.raises(ConfigError, match='--task_type seq_cls: not built yet'):
-        load(folder, task_type='seq_cls')
-
-
 CODE = """
 from pathlib import Path
 Path({marker!r}).touch()
@@ -242,8 +237,8 @@ def test_the_names_of_its_arguments_are_the_established_ones():
 def test_established_arguments_of_what_is_not_built_yet_are_refused_by_name(folder):
     with pytest.raises(ConfigError, match='return_dummy_model is not built yet'):
         models.get_model_processor(str(folder), return_dummy_model=True)
-    with pytest.raises(ConfigError, match='unknown argument problem_typ; did you mean problem_type'):
-        models.get_model_processor(str(folder), problem_typ='regression')
+    with pytest.raises(ConfigError, match='unknown argument auto_model_clss; did you mean auto_model_cls'):
+        models.get_model_processor(str(folder), auto_model_clss='regression')
     assert models.get_model_processor(str(folder), load_model=False, download_model=True, auto_model_cls=None)[1]
 
 
