@@ -74,8 +74,8 @@ class ModelConfig(Config):
         if not self.model.model and not (self.model.load_args and self.remote_adapters()):
             hint = '' if self.model.load_args else ', or --load_args true to take it from the checkpoint'
             yield 'model adapters', f'--model is missing: give a model id, a local folder or a GGUF file{hint}'
-        if self.model.task_type not in (None, 'causal_lm'):
-            yield 'task_type', f'--task_type {self.model.task_type}: swift {self.verb} does not know it yet'
+        if self.model.task_type not in (None, 'causal_lm') and self.verb != 'rlhf':
+            yield 'task_type', f'--task_type {self.model.task_type}: not built yet in swift {self.verb}'
         if self.model.quant_method and not self.model.quant_bits:
             yield 'quant_bits', '--quant_method needs --quant_bits 4 or 8'
 
