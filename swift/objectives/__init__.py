@@ -17,6 +17,11 @@ RLHF_TYPES: Registry[Callable[[ObjectiveArgs], Objective]] = Registry(
     'rlhf_type',
     {
         'dpo': 'swift.objectives.preference:from_args',
+        'kto': 'swift.objectives.kto:from_args',
+        'cpo': 'swift.objectives.no_reference:contrast',
+        'simpo': 'swift.objectives.no_reference:contrast',
+        'orpo': 'swift.objectives.no_reference:orpo',
+        'rm': 'swift.objectives.reward:from_args',
     },
 )
 """What ``--rlhf_type`` minimises, from the flags."""

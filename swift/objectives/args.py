@@ -68,7 +68,7 @@ class ObjectiveArgs:
         """Weight of each loss by name."""
         names = self.loss_type or list(LOSS_TYPES.get(self.rlhf_type, ())[:1])
         weights = dict(zip(names, self.loss_weights or [1.0] * len(names), strict=True))
-        if self.rpo_alpha:
+        if self.rpo_alpha and self.rlhf_type == 'dpo':
             weights['sft'] = weights.get('sft', 0.0) + self.rpo_alpha
         return weights
 
@@ -82,6 +82,9 @@ def problems(args: ObjectiveArgs) -> list[tuple[str, str]]:
         found.append(('beta', f'--beta {args.beta}: must be more than 0'))
     if args.ld_alpha is not None and not 0 <= args.ld_alpha <= 1:
         found.append(('ld_alpha', f'--ld_alpha {args.ld_alpha}: a weight from 0 to 1'))
+    for name in ('rpo_alpha', 'ld_alpha'):
+        if getattr(args, name) is not None and args.rlhf_type != 'dpo':
+            found.append((name, f'--{name} belongs to --rlhf_type dpo: leave it out for {args.rlhf_type}'))
     if not 0 < args.discopop_tau <= 1:
         text = f'--discopop_tau {args.discopop_tau}: above 0 and at most 1; the paper takes 0.05'
         found.append(('discopop_tau', text))

@@ -170,3 +170,69 @@ def aot_unpaired(rows, *, beta=0.1, label_smoothing=0.0, **before):
 def next_token(rows):
     """The mean over all tokens of all chosen answers."""
     return -float(np.mean([x for won, _ in rows for x in won.logps]))
+
+
+# --------------------------------------------------------------------------------------------------- answers one by one
+def kto(rows, **how):
+    kl = float(np.mean([answer.other[0] - answer.other[1] for (answer,) in rows]))
+    return _judged(rows, max(0.0, kl), **how)
+
+
+def apo_zero_unpaired(rows, **how):
+    return _judged(rows, 0.0, **how)
+
+
+def _judged(rows, z0, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
+    losses = []
+    for (answer,) in rows:
+        r = _log_u(answer)
+        if answer.label == 1.0:
+            losses.append(desirable_weight * (1 - sigma(beta * (r - z0))))
+        else:
+            losses.append(undesirable_weight * (1 - sigma(beta * (z0 - r))))
+    return float(np.mean(losses))
+
+
+# ---------------------------------------------------------------------------------------------------- without reference
+def _cpo(rows, loss: Callable[[float], float], mean: bool, alpha: float) -> float:
+    rate = np.mean if mean else np.sum
+    return float(np.mean([loss(rate(won.logps) - rate(lost.logps)) for won, lost in rows])) + alpha * next_token(rows)
+
+
+def _smooth(z: float, e: float) -> float:
+    return -(1 - e) * log(sigma(z)) - e * log(1 - sigma(z))
+
+
+def cpo(rows, *, beta=0.1, label_smoothing=0.0, cpo_alpha=1.0):
+    return _cpo(rows, lambda gap: _smooth(beta * gap, label_smoothing), False, cpo_alpha)
+
+
+def cpo_hinge(rows, *, beta=0.1, cpo_alpha=1.0):
+    return _cpo(rows, lambda gap: max(0.0, 1 - beta * gap), False, cpo_alpha)
+
+
+def cpo_ipo(rows, *, beta=0.1, cpo_alpha=1.0):
+    return _cpo(rows, lambda gap: (gap - 1 / (2 * beta)) ** 2, True, cpo_alpha)
+
+
+def simpo(rows, *, beta=2.0, simpo_gamma=1.0, label_smoothing=0.0, cpo_alpha=1.0):
+    return _cpo(rows, lambda gap: _smooth(beta * gap - simpo_gamma, label_smoothing), True, cpo_alpha)
+
+
+def orpo(rows, *, beta=0.1):
+    odds = lambda answer: exp(np.mean(answer.logps)) / (1 - exp(np.mean(answer.logps)))
+    ratios = [odds(won) / odds(lost) for won, lost in rows]
+    return next_token(rows) + beta * float(np.mean([-log(sigma(log(ratio))) for ratio in ratios]))
+
+
+# --------------------------------------------------------------------------------------------------------------- scores
+def bradley_terry(rows, *, center_rewards_coefficient=0.0):
+    preferred = [log(sigma(won.score - lost.score - won.label)) for won, lost in rows]
+    centred = [(won.score + lost.score) ** 2 for won, lost in rows]
+    return -float(np.mean(preferred)) + center_rewards_coefficient * float(np.mean(centred))
+
+
+def step_rewards(rows):
+    return -float(
+        np.mean([a.label * log(sigma(a.score)) + (1 - a.label) * log(1 - sigma(a.score)) for row in rows for a in row])
+    )

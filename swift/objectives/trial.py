@@ -66,6 +66,28 @@ def verdicts(seed: int, count: int = DEFAULT_PLACES) -> list[Encoded]:
     return rows
 
 
+def solutions(seed: int, count: int = DEFAULT_PLACES) -> list[Encoded]:
+    """Solutions of one to three steps, cut after each: the n-th sequence ends with step n. Labels are right or wrong.
+
+    What follows a step lies behind all of it but its last token, which is there twice: once to be scored.
+    """
+    random = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        ids, lengths, parents, inner = [], [], [], -1
+        for n in range(1 + i % 3):
+            step = np.concatenate([ids[-1:] if n else random.integers(0, VOCABULARY, 4), _answer(random)]).tolist()
+            ids += step
+            parents += [inner, len(lengths)]
+            inner = len(lengths)
+            lengths += [len(step) - 1, 1]
+        made = _row(np.array(ids[:1]), np.array(ids[1:]))
+        made.segments = Segments(tuple(lengths), tuple(parents))
+        made.label = tuple(float(right) for right in random.integers(0, 2, 1 + i % 3))
+        rows.append(made)
+    return rows
+
+
 def _answer(random: np.random.Generator) -> np.ndarray:
     return random.integers(0, VOCABULARY, random.choice(ANSWERS))
 

@@ -18,18 +18,22 @@ class Alone:
     gather = gather_for_metrics = staticmethod(lambda values: values)
 
 
-def trainer(kind, **attributes):
-    """A trainer with these attributes, that is in training and keeps metrics."""
+def trainer(kind, *, options=(), **attributes):
+    """A trainer with these attributes and ``args`` of these options, that is in training and keeps metrics."""
     made = object.__new__(kind)
     made.accelerator, made.aux_loss_enabled = Alone(), False
     made._metrics, made._total_train_tokens, made._tp_size = {'train': Lists()}, 0, 1
+    made.args = SimpleNamespace(gradient_checkpointing_kwargs=None, **dict(options))
     made.model = torch.nn.Module()
+    made.model.is_gradient_checkpointing = False
     for name, value in attributes.items():
         setattr(made, name, value)
     return made
 
 
 class Lists(dict):
+    """Metrics as TRL collects them."""
+
     def __missing__(self, key):
         self[key] = []
         return self[key]
@@ -64,6 +68,11 @@ def bigram(weights, dtype=torch.float64):
 def logits(weights):
     """A model as TRL's experimental trainers call one: logits [N, L, V] out."""
     return lambda input_ids, **_: SimpleNamespace(logits=weights.table[input_ids])
+
+
+def scored(scores):
+    """What a reward model gives: logits [N, 1]."""
+    return SimpleNamespace(logits=scores[:, None])
 
 
 def sequences(rows, member):

@@ -1,5 +1,6 @@
 """Values, gradients and metrics of TRL 1.16 on the same log-probabilities, for every method it has."""
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -7,7 +8,10 @@ import pytest
 import torch
 
 from swift.objectives import trial
+from swift.objectives.kto import Kto, mismatched
+from swift.objectives.no_reference import Contrast, Orpo
 from swift.objectives.preference import LOSSES, Preference
+from swift.objectives.reward import BradleyTerry
 from tests.objectives import peers
 
 POLICY, REFERENCE = trial.Weights.random(1), trial.Weights.random(2)
@@ -56,11 +60,8 @@ def trl_dpo(loss_types, loss_weights=None, ld_alpha=None, label_smoothing=0.0, f
         beta=0.2, loss_types=loss_types, loss_weights=loss_weights or [1.0] * len(loss_types), ld_alpha=ld_alpha,
         label_smoothing=label_smoothing or (1e-3 if 'exo_pair' in loss_types else 0.0), use_weighting=False,
         f_divergence_type=f_divergence_type, f_alpha_divergence_coef=0.4, precompute_ref_logps=False,
-        ref_model=model(REFERENCE),
+        ref_model=model(REFERENCE), options={'discopop_tau': 0.05},
     )  # fmt: skip
-    made.args = made.accelerator  # only read for options that are not at stake
-    made.args.discopop_tau, made.args.gradient_checkpointing_kwargs = 0.05, None
-    made.model.is_gradient_checkpointing = False
     inputs = peers.padded([*peers.sequences(PAIRS, 0), *peers.sequences(PAIRS, 1)])
     loss, gradient, _ = peers.differentiated(
         lambda weights: (made._compute_loss(model(weights), inputs, return_outputs=False), None), POLICY
@@ -81,3 +82,106 @@ def test_dpo_is_that_of_trl(case):
     )
     tolerance = 1e-5 if objective.divergence == 'alpha_divergence' else 1e-6
     same(ours(objective), *trl_dpo(**case), [*REWARDS, 'mean_token_accuracy'], tolerance=tolerance)
+
+
+# --------------------------------------------------------------------------------------------------------------- KTO
+VERDICTS = trial.verdicts(3)
+
+
+@pytest.mark.parametrize('loss_type', ['kto', 'apo_zero_unpaired'])
+@pytest.mark.parametrize('models', [(POLICY, REFERENCE), (REFERENCE, POLICY)], ids=['kl above 0', 'kl of 0'])
+def test_kto_is_that_of_trl(models, loss_type):
+    from trl.trainer.kto_trainer import KTOTrainer
+
+    policy, reference = models
+    made = peers.trainer(
+        KTOTrainer,
+        beta=0.2, desirable_weight=1.3, undesirable_weight=0.7, loss_type=loss_type, calculate_KL=loss_type == 'kto',
+        precompute_ref_logps=False, ref_model=peers.bigram(reference),
+    )  # fmt: skip
+    step = trial.batches(VERDICTS, WHOLE)
+    other = mismatched(step)[0]
+    ends = zip(other.input_ids.split(other.segments.lengths), peers.sequences(VERDICTS, 0), strict=True)
+    inputs = peers.padded(peers.sequences(VERDICTS, 0))
+    inputs |= {f'KL_{key}': value for key, value in peers.padded([(ids.tolist(), n) for ids, (_, n) in ends]).items()}
+    inputs['label'] = torch.tensor([row.label[0] == 1 for row in VERDICTS])
+    loss, gradient, _ = peers.differentiated(
+        lambda weights: (made._compute_loss(peers.bigram(weights), inputs, return_outputs=False), None), policy
+    )
+    objective = Kto(anchored=loss_type == 'kto', beta=0.2, desirable_weight=1.3, undesirable_weight=0.7)
+    names = ('kl', 'rewards/chosen', 'rewards/rejected', 'rewards/margins', 'logps/chosen', 'logps/rejected')
+    same(trial.measure(objective, step, policy, reference), loss, gradient, made._metrics['train'].means(), names)
+
+
+# ------------------------------------------------------------------------------------------------- without a reference
+def halves(rows):
+    """Chosen and rejected sequences as TRL's older trainers are given them."""
+    batch = {}
+    for name, member in (('chosen', 0), ('rejected', 1)):
+        half = peers.padded(peers.sequences(rows, member))
+        batch[f'{name}_input_ids'], batch[f'{name}_attention_mask'] = half['input_ids'], half['attention_mask']
+        batch[f'{name}_labels'] = half['input_ids'].masked_fill(half['completion_mask'] == 0, -100)
+    return batch
+
+
+def trl_without_reference(kind, rows, **attributes):
+    made = peers.trainer(
+        kind, is_encoder_decoder=False, pad_token_id=0, padding_value=0, label_pad_token_id=-100, **attributes
+    )
+    batch = halves(rows)
+    return peers.differentiated(lambda weights: made.get_batch_loss_metrics(peers.logits(weights), batch), POLICY)
+
+
+@pytest.mark.parametrize('alpha', [0.0, 0.6])
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+@pytest.mark.parametrize('loss_type', ['sigmoid', 'hinge', 'ipo', 'simpo'])
+def test_cpo_and_simpo_are_those_of_trl(loss_type, smoothing, alpha):
+    from trl.experimental.cpo import CPOTrainer
+
+    expected = trl_without_reference(
+        CPOTrainer, PAIRS,
+        beta=0.3, label_smoothing=smoothing, loss_type=loss_type, simpo_gamma=0.7, cpo_alpha=alpha, alpha=0.0,
+    )  # fmt: skip
+    objective = Contrast(loss=loss_type, beta=0.3, label_smoothing=smoothing, gamma=0.7, alpha=alpha)
+    same(ours(objective), *expected, [*REWARDS, *(['nll_loss'] if alpha else [])])
+
+
+def test_orpo_is_that_of_trl_where_the_prompt_has_nothing_to_learn(monkeypatch):
+    """TRL's next-token loss takes the prompt in; of a prompt of one token there is nothing to predict."""
+    from trl.experimental.orpo import ORPOTrainer
+
+    monkeypatch.setattr(trial, 'PROMPTS', (1,))
+    rows = trial.preferences(3)
+    names = [*REWARDS, 'nll_loss', 'log_odds_ratio', 'log_odds_chosen']
+    expected = trl_without_reference(ORPOTrainer, rows, beta=0.3)
+    same(ours(Orpo(beta=0.3), rows), *expected, names, tolerance=1e-5)  # TRL takes the odds in float32
+
+
+def test_the_odds_ratio_of_orpo_is_that_of_trl_for_any_prompt():
+    from trl.experimental.orpo import ORPOTrainer
+
+    loss, _, metrics = trl_without_reference(ORPOTrainer, PAIRS, beta=0.3)
+    found = ours(Orpo(beta=0.3))
+    assert found.loss - found.metrics['nll_loss'] == pytest.approx(loss - metrics['nll_loss'], rel=1e-5)
+    assert found.metrics['log_odds_ratio'] == pytest.approx(metrics['log_odds_ratio'], rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------ reward models
+@pytest.mark.parametrize('centering', [None, 0.05])
+@pytest.mark.parametrize('margins', [True, False])
+def test_the_reward_loss_is_that_of_trl(margins, centering):
+    from trl.trainer.reward_trainer import RewardTrainer
+
+    made = peers.trainer(RewardTrainer, options={'center_rewards_coefficient': centering})
+    inputs = peers.padded([*peers.sequences(PAIRS, 0), *peers.sequences(PAIRS, 1)])
+    rows = PAIRS if margins else [dataclasses.replace(row, label=()) for row in PAIRS]
+    if margins:
+        inputs['margin'] = torch.tensor([row.label[0] for row in PAIRS], dtype=torch.float64)
+
+    def loss(weights):
+        model = lambda input_ids, attention_mask, **_: peers.scored((weights.value[input_ids] * attention_mask).sum(1))
+        return made.compute_loss(model, dict(inputs)), None
+
+    value, gradient, _ = peers.differentiated(loss, POLICY)
+    found = ours(BradleyTerry(centering=centering or 0.0), rows)
+    same(found, value, gradient, made._metrics['train'].means(), ('accuracy', 'margin', 'mean_reward'))

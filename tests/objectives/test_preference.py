@@ -10,8 +10,9 @@ from swift.core.types import Batch, Outputs, Segments
 from swift.objectives import references, trial
 from swift.objectives.args import ANY_DIVERGENCE, LOSS_TYPES
 from swift.objectives.preference import DIVERGENCES, LOSSES, Preference
+from tests.objectives import checks
+from tests.objectives.checks import POLICY, REFERENCE
 
-POLICY, REFERENCE = trial.Weights.random(1), trial.Weights.random(2)
 ROWS = trial.preferences(0)
 WHOLE = [range(len(ROWS))]
 SETTINGS = {
@@ -32,12 +33,7 @@ def expected(name, rows=ROWS, policy=POLICY, **how):
 
 
 def agrees(objective, reference):
-    """Values to rounding, gradients to what differences of the reference can tell."""
-    found = measured(objective)
-    assert found.loss == pytest.approx(reference(POLICY), rel=1e-10)
-    assert found.metrics['loss'] == pytest.approx(found.loss, rel=1e-12)
-    slopes = trial.slopes(reference, POLICY)
-    assert np.abs(found.gradient - slopes).max() < 1e-6 * max(1.0, np.abs(slopes).max())
+    checks.agrees(measured(objective), reference)
 
 
 @pytest.mark.parametrize('how', SETTINGS.values(), ids=SETTINGS)
@@ -75,9 +71,7 @@ def test_several_losses_add_up_with_their_weights():
 def test_how_a_step_is_cut_into_micro_batches_changes_nothing(names, split):
     objective = Preference(losses=dict.fromkeys(names.split(), 1.0), ld_alpha=0.5)
     whole, cut = measured(objective), measured(objective, split=split)
-    assert cut.loss == pytest.approx(whole.loss, rel=1e-12)
-    np.testing.assert_allclose(cut.gradient, whole.gradient, atol=1e-12)
-    assert cut.metrics == pytest.approx(whole.metrics, rel=1e-10)
+    checks.same(cut, whole)
 
 
 @pytest.mark.parametrize('names', [*LOSSES, 'sft'])
@@ -86,9 +80,7 @@ def test_shared_prefixes_change_nothing(names):
     apart = trial.preferences(0, share=False)
     assert any(row.segments.prefix_of for row in ROWS) and not any(row.segments.prefix_of for row in apart)
     shared, alone = measured(objective), measured(objective, apart)
-    assert shared.loss == pytest.approx(alone.loss, rel=1e-12)
-    np.testing.assert_allclose(shared.gradient, alone.gradient, atol=1e-12)
-    assert shared.metrics == pytest.approx(alone.metrics, rel=1e-10)
+    checks.same(shared, alone)
 
 
 @pytest.mark.parametrize('name', LOSSES)
