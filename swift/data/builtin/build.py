@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
-Row = dict[str, str]
+Row = dict[str, Any]
 LONGEST = 180  # characters of an answer made of more than one sentence
 
 ASK_WHAT = (
