@@ -131,6 +131,10 @@ def training(config: Any, *, evaluates: bool) -> Problems:
         yield 'interleave_prob', f'--interleave_prob: {counts}; give one for each'
     if train.bf16 and train.fp16:
         yield 'fp16', '--bf16 and --fp16 are both true; keep one of them'
+    if train.step_in_backward and train.max_grad_norm:
+        given = f'--max_grad_norm is {train.max_grad_norm:g}'
+        text = f'--step_in_backward true: {given}, and clipping needs all gradients at once; give --max_grad_norm 0'
+        yield 'step_in_backward max_grad_norm', text
     if config.model.quant_method and config.tuner.tuner_type == 'full':
         yield 'tuner_type', '--tuner_type full cannot train quantised weights; take lora, or leave out --quant_bits'
     if train.save_strategy == 'steps' and train.save_steps <= 0:

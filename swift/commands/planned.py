@@ -79,11 +79,13 @@ def read(kept: Path, layers: int, todo: Work, base: int | None) -> Plan:
 def guess(cfg: SftConfig, folder: Path, todo: Work, *, base: int) -> Plan:
     """An estimate from config.json and the flags."""
     model, tuner, train = cfg.model, cfg.tuner, cfg.train
+    moves = train.step_in_backward is not False and not train.max_grad_norm and train.optim.startswith('adamw_')
     run = Run(
         dtype=model.torch_dtype or 'bfloat16',
         rank=0 if tuner.tuner_type == 'full' else tuner.lora_rank,
         bits=model.quant_bits,
         recompute=bool(train.gradient_checkpointing),
+        gradients=not (moves and all(len(stretch) == 1 for stretch in todo.stretches)),
     )
     return estimate(text_part(read_config(folder)), run, todo, base=base)
 

@@ -77,7 +77,8 @@ def rehearse(job: Job) -> Rehearsed:
                 _save(backend, Path(temp), weights_only=cfg.train.save_only_model)
     gc.collect()
     meter.trim()
-    owners = _owners(backend, peaks[STEP] - before.now, meter.read(device).now - before.now, max(0, full - bare))
+    kept = meter.read(device).now - before.now
+    owners = _owners(backend, peaks[STEP] - before.now, kept, max(0, full - bare), steps.gradients)
     mapped = meter.read(device).file - before.file
     phases = {name: peaks[name] - before.now for name in PHASES if name in peaks}
     return Rehearsed(job.layers, before.now, phases, owners, mapped, min(steps.seconds))
@@ -89,12 +90,16 @@ class _Steps:
     def __init__(self, backend: Any, objective: Any, peaks: dict[str, int], device: str):
         self.backend, self.objective, self.peaks, self.device = backend, objective, peaks, device
         self.seconds: list[float] = []
+        self.gradients = 0  # bytes, after the last backward pass
 
     def take(self, stretch: Stretch) -> int:
         """One step; returns the peak of its forward and backward pass."""
+        from swift.train import oom
+
         micro, found, started = [_batch(shape, self.backend.model) for shape in stretch], {}, time.perf_counter()
         with meter.phase(STEP, found, self.device):
             self.backend.forward_backward(micro, self.objective)
+        self.gradients = oom.of_model(self.backend.model, self.backend.optimizer)[GRADIENTS]
         with meter.phase(UPDATE, self.peaks, self.device):
             self.backend.optim_step()
         self.seconds.append((time.perf_counter() - started) / sum(shape.tokens for shape in stretch))
@@ -130,13 +135,12 @@ def _save(backend: Any, folder: Path, *, weights_only: bool) -> None:
         state.save(folder, backend, SimpleNamespace(state_dict=dict), {})  # type: ignore[arg-type]
 
 
-def _owners(backend: Any, peak: int, kept: int, logits: int) -> dict[str, int]:
+def _owners(backend: Any, peak: int, kept: int, logits: int, gradients: int) -> dict[str, int]:
     """Who holds the peak of a step: tensors are counted, the rest is what comes and goes, and what stays behind."""
     from swift.train import oom
 
     weights, masters, _, optimizer = oom.of_model(backend.model, backend.optimizer).values()
     held = weights + masters + optimizer
-    gradients = sum(master.nbytes for master in backend.masters.values())
     workspace = max(0, min(kept - held, peak - held - gradients - logits))
     activations = max(0, peak - held - gradients - logits - workspace)
     return {

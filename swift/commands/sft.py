@@ -285,6 +285,7 @@ def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
         attn_impl=cfg.model.attn_impl,
         kernels=switch.wanted(train.kernels),
         masters=train.optim not in optim.WITHOUT_MASTERS,
+        step_in_backward=train.step_in_backward,
         kernel_check=train.kernel_check,
     )
 

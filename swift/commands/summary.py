@@ -66,6 +66,8 @@ def model(backend: TorchBackend, info: ModelInfo) -> None:
     learning = sum(p.numel() for p in backend.trained.values())
     _line('model', f'{info.id} ({info.architecture}, {info.dtype}) on {backend.device}')
     _line('learns', f'{learning:,} of {total:,} parameters ({learning / max(total, 1):.2%})')
+    if backend.steps_in_backward:
+        _line('optimizer', 'steps within the backward pass wherever a step is one micro-batch')
     names = (f'{each.name} ({each.count})' if each.count > 1 else each.name for each in backend.kernels)
     _line('kernels', f'{", ".join(names) or "none"}{_no_compiler()}')
     if backend.unpacked_reason:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,13 @@ class Rule:
     step: int  # counted from 1
     scale: float = 1.0
     key: int = 0  # of the random bits, 64 bits
+
+
+class Place(NamedTuple):
+    """Where a weight stands among all, for its random bits, and its parameter group."""
+
+    number: int
+    group: dict[str, Any]
 
 
 class AdamW(torch.optim.Optimizer):
@@ -72,25 +79,31 @@ class AdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        number = -1
-        for group in self.param_groups:
-            for weight in group['params']:
-                number += 1
-                copy = self.copies.get(weight)
-                grad = copy.grad if weight.grad is None and copy is not None else weight.grad
-                if grad is None:
-                    continue
-                state = self.state[weight] or self._begin(weight)
-                state['step'] += 1
-                step = int(state['step'])
-                rule = Rule(
-                    **{name: group[name] for name in ('lr', 'betas', 'eps', 'weight_decay')},
-                    step=step,
-                    scale=scale,
-                    key=mix(self.seed, step, number),
-                )
-                update_(weight, grad, state['exp_avg'], state['exp_avg_sq'], rule, copy=copy)
+        for weight, place in self.places().items():
+            copy = self.copies.get(weight)
+            grad = copy.grad if weight.grad is None and copy is not None else weight.grad
+            if grad is not None:
+                self.move(weight, grad, place, scale=scale)
         return loss
+
+    def places(self) -> dict[Tensor, Place]:
+        """Every weight in the order of the groups, with what a ``move`` of it needs to know."""
+        pairs = [(weight, group) for group in self.param_groups for weight in group['params']]
+        return {weight: Place(number, group) for number, (weight, group) in enumerate(pairs)}
+
+    @torch.no_grad()
+    def move(self, weight: Tensor, grad: Tensor, place: Place, *, scale: float = 1.0) -> None:
+        """One update of one weight, by a gradient in fp32 or bf16."""
+        state = self.state[weight] or self._begin(weight)
+        state['step'] += 1
+        step = int(state['step'])
+        rule = Rule(
+            **{name: place.group[name] for name in ('lr', 'betas', 'eps', 'weight_decay')},
+            step=step,
+            scale=scale,
+            key=mix(self.seed, step, place.number),
+        )
+        update_(weight, grad, state['exp_avg'], state['exp_avg_sq'], rule, copy=self.copies.get(weight))
 
     def _begin(self, weight: Tensor) -> dict[str, Tensor]:
         zeros = {name: torch.zeros_like(weight, dtype=self.moments) for name in MOMENTS}

@@ -12,18 +12,19 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from swift.core.errors import ConfigError, NumericalError
-from swift.core.types import Batch, Builder, Objective, Outputs, Readout, Segments
+from swift.core.types import Batch, Builder, Loss, Objective, Outputs, Readout, Segments
 from swift.kernels.adamw import AdamW
 from swift.kernels.logprobs import wide
 from swift.kernels.switch import Switch, plain
 from swift.parallel import layout
+from swift.parallel.in_backward import InBackward, obstacle
 from swift.parallel.runner import Runner
 from swift.parallel.settings import Settings
 
@@ -79,7 +80,9 @@ class TorchBackend:
         self.optimizer = optimizer(self.model, self.masters)
         if isinstance(self.optimizer, AdamW):
             copied = ((self.masters[name], p) for name, p in self.trained.items() if self.masters[name] is not p)
-            self.optimizer.copies = {master: p.detach() for master, p in copied if p.dtype == torch.bfloat16}
+            self.optimizer.copies = {master: p for master, p in copied if p.dtype == torch.bfloat16}
+        self._alone = False  # whether the micro-batch that runs is the only one of its step
+        self._in_backward = self._steps_in_backward()
         self._collect_gradients()
 
     # ------------------------------------------------------------------------------------------------- building
@@ -100,17 +103,38 @@ class TorchBackend:
         """Why sequences run one at a time, or None."""
         return self.runner.unpacked_reason
 
+    def _steps_in_backward(self) -> InBackward | None:
+        """What moves weights within the backward pass, or None. Raises ConfigError if it cannot and was asked for."""
+        wanted = self.settings.step_in_backward
+        reason = obstacle(self.optimizer, max_grad_norm=self.settings.max_grad_norm, fp16=self._fp16)
+        if reason and wanted:
+            raise ConfigError(f'--step_in_backward true: {reason}')
+        return None if reason or wanted is False else InBackward(cast(AdamW, self.optimizer))
+
+    @property
+    def steps_in_backward(self) -> bool:
+        """Whether weights move within the backward pass of a step that is one micro-batch."""
+        return self._in_backward is not None
+
     def _collect_gradients(self) -> None:
-        """Add each finished gradient of a 16-bit weight to its fp32 master and drop it at once."""
+        """Finished gradients of 16-bit weights are added to their fp32 masters and dropped at once.
+
+        The gradient of an only micro-batch stays as it is until the step, or moves its weight within the backward pass.
+        """
+        halves = isinstance(self.optimizer, AdamW)  # it takes gradients in bf16
         for name, parameter in self.trained.items():
             master = self.masters[name]
-            if master is parameter:
+            if master is parameter and self._in_backward is None:
                 continue
 
             def move(parameter: Tensor, master: Parameter = master) -> None:
                 grad = parameter.grad
                 assert grad is not None
-                if master.grad is None:
+                if self._in_backward is not None and self._in_backward.running:
+                    self._in_backward.take(master, grad)
+                elif master is parameter or (self._alone and halves and parameter.dtype == torch.bfloat16):
+                    return
+                elif master.grad is None:
                     master.grad = grad.float()
                 else:
                     master.grad.add_(grad)
@@ -125,14 +149,21 @@ class TorchBackend:
             self._check_kernels(micro[0])
         count = sum(objective.count(batch) for batch in micro)
         metrics: dict[str, tuple[Tensor, Tensor]] = {}
+        self._alone = len(micro) == 1
+        if mover := self._in_backward if self._alone else None:
+            self._set_rates()
+            mover.begin()
         for batch in micro:
             batch = batch.to(self.device)
             loss = objective(self.runner.outputs(batch, objective.needs), batch)
-            if loss.total.requires_grad:
+            if mover and not _finite(loss):
+                mover.drop()
+            elif loss.total.requires_grad:
                 (loss.total * (self.loss_scale / max(1, count))).backward()
             for name, (total, weight) in loss.metrics.items():
                 before = metrics.get(name)
                 metrics[name] = (total, weight) if before is None else (before[0] + total, before[1] + weight)
+        self._alone = False
         return metrics
 
     def forward(self, micro: list[Batch], *, needs: frozenset[str] = frozenset({'logps'})) -> list[Outputs]:
@@ -148,16 +179,21 @@ class TorchBackend:
 
     @torch.no_grad()
     def optim_step(self, *, discard: bool = False) -> dict[str, float]:
-        """Clip, update masters, round them into the model. A non-finite gradient, or ``discard``, updates nothing."""
-        grads = [p.grad for p in self.masters.values() if p.grad is not None]
-        norm = _norm(grads) / self.loss_scale
-        limit = self.settings.max_grad_norm or math.inf
-        finite = math.isfinite(norm) and not discard
+        """Clip, update masters, round them into the model. A non-finite gradient, or ``discard``, updates nothing.
+
+        What moved within the backward pass has moved; see ``swift.parallel.in_backward``.
+        """
         rate = self._set_rates()
-        if finite:
-            self._move(grads, min(1.0, limit / (norm + 1e-6)) / self.loss_scale)
-        for parameter in self.masters.values():
-            parameter.grad = None
+        if self._in_backward is not None and self._in_backward.running:
+            norm, finite = self._in_backward.end(self.masters.values())
+        else:
+            grads = self._gradients()
+            norm = _norm(grads) / self.loss_scale
+            limit = self.settings.max_grad_norm or math.inf
+            finite = math.isfinite(norm) and not discard
+            if finite:
+                self._move(grads, min(1.0, limit / (norm + 1e-6)) / self.loss_scale)
+            self._drop_gradients()
         searching = not discard and self._adjust_loss_scale(finite)
         if finite:
             self.step_count += 1
@@ -182,6 +218,16 @@ class TorchBackend:
             master = self.masters[name]
             if master is not parameter and master not in written:
                 parameter.copy_(master)
+
+    def _gradients(self) -> list[Tensor]:
+        """Those of the masters; where a master has none, its 16-bit weight's."""
+        pairs = ((master.grad, self.trained[name].grad) for name, master in self.masters.items())
+        found = (first if first is not None else second for first, second in pairs)
+        return [grad for grad in found if grad is not None]
+
+    def _drop_gradients(self) -> None:
+        for name, master in self.masters.items():
+            master.grad = self.trained[name].grad = None
 
     def _set_rates(self) -> float:
         share = self.schedule(self.step_count)
@@ -237,8 +283,7 @@ class TorchBackend:
                 rest = self._gradient_norm()
         finally:
             self.model.train()
-            for parameter in self.masters.values():
-                parameter.grad = None
+            self._drop_gradients()
         dtype = self.runner.base.dtype if self.settings.autocast is None else torch.bfloat16
         of = lambda difference, whole: difference / whole if whole > 0 and math.isfinite(whole) else 0.0
         return Difference(of(abs(loss - expected), abs(expected)), of(rest, size), dtype)
@@ -250,7 +295,7 @@ class TorchBackend:
         return float(total.detach())
 
     def _gradient_norm(self) -> float:
-        return _norm([p.grad for p in self.masters.values() if p.grad is not None])
+        return _norm(self._gradients())
 
     # --------------------------------------------------------------------------------------------------- state
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -334,6 +379,12 @@ class Difference:
             f'loss differs by {self.loss:.1e} (allowed {LOSS_TOLERANCE[self.dtype]:.0e}), '
             f'gradient by {self.gradient:.1e} (allowed {GRADIENT_TOLERANCE[self.dtype]:.0e})'
         )
+
+
+def _finite(loss: Loss) -> bool:
+    """Whether the loss, and what is reported as such, are numbers."""
+    reported = [loss.metrics['loss'][0]] if 'loss' in loss.metrics else []
+    return all(bool(torch.isfinite(each)) for each in (loss.total, *reported))
 
 
 def _norm(grads: list[Tensor]) -> float:

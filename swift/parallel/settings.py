@@ -25,4 +25,5 @@ class Settings:
     kernel_check: KernelCheck = 'fallback'  # when the first batch differs from the plain path
     tf32: bool | None = None
     masters: bool = True  # keep fp32 copies of 16-bit weights
+    step_in_backward: bool | None = None  # move weights within the backward pass; None: unless something forbids it
     prefix_sharing: bool = True  # compute what sequences of a group begin with once

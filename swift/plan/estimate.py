@@ -36,12 +36,16 @@ SPARE = 3 * 10**8  # libraries that come with the first step, compiled products,
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The flags that memory follows from. ``rank`` 0: everything learns. ``bits``: of quantised weights."""
+    """The flags that memory follows from.
+
+    ``rank`` 0: everything learns. ``bits``: of quantised weights. ``gradients``: whether all are held at once.
+    """
 
     dtype: str = 'bfloat16'
     rank: int = 8
     bits: int | None = None
     recompute: bool = False
+    gradients: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ def estimate(text: dict[str, Any], run: Run, work: Work, *, base: int) -> Plan:
         INTERPRETER: base,
         WEIGHTS: weights,
         MASTERS: masters,
-        GRADIENTS: 4 * learning,
+        GRADIENTS: 4 * learning if run.gradients else 0,
         OPTIMIZER: 8 * learning,
         ACTIVATIONS: worst.tokens * kept * size,
         LOGITS: min(HEAD, worst.targets * vocabulary * 4),

@@ -55,6 +55,9 @@ class TrainArgs:
     """Adam: added to the denominator."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm; 0 leaves them."""
+    step_in_backward: bool | None = None
+    """Move each weight within the backward pass and free its gradient, in steps of one micro-batch; needs
+    max_grad_norm 0; None: wherever it can."""
     neftune_noise_alpha: float | None = None
     """NEFTune: strength of the noise on embeddings in training."""
     enable_dft_loss: bool = False
