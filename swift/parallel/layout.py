@@ -31,6 +31,12 @@ def rounded(batch: Batch) -> Batch:
     )
 
 
+def padded(rows: Tensor) -> Tensor:
+    """Rows, the last repeated up to a multiple of ROUND."""
+    spare = -len(rows) % ROUND
+    return torch.cat([rows, rows[-1:].expand(spare, *rows.shape[1:])]) if spare and len(rows) else rows
+
+
 def one_by_one(batch: Batch) -> list[Batch]:
     """Each sequence of a batch without prefixes as a batch of its own."""
     parts = (x.split(batch.segments.lengths) for x in (batch.input_ids, batch.position_ids, batch.weight))

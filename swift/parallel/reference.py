@@ -30,7 +30,7 @@ def switched(backend: TorchBackend, adapter: str | None = None) -> Reference:
     """The policy's own model with its adapters switched off, or with ``adapter`` at work instead."""
 
     def reference(batches: list[Batch]) -> list[Tensor]:
-        with _other(backend.model, adapter):
+        with other(backend.model, adapter):
             return [outputs.logps for outputs in backend.forward(batches, needs=LOGPS)]
 
     return reference
@@ -38,10 +38,7 @@ def switched(backend: TorchBackend, adapter: str | None = None) -> Reference:
 
 def frozen(builder: Builder, settings: Settings) -> Reference:
     """A model of its own that never changes."""
-    model = builder.build().requires_grad_(False)
-    if not getattr(model, 'is_quantized', False):
-        model.to(settings.device)
-    runner = Runner(model.eval(), replace(settings, neftune_alpha=0.0))
+    runner = frozen_runner(builder, settings)
 
     @torch.no_grad()
     def reference(batches: list[Batch]) -> list[Tensor]:
@@ -50,8 +47,16 @@ def frozen(builder: Builder, settings: Settings) -> Reference:
     return reference
 
 
+def frozen_runner(builder: Builder, settings: Settings) -> Runner:
+    """A model beside the one that is trained, in memory and ready to read batches; it never changes."""
+    model = builder.build().requires_grad_(False)
+    if not getattr(model, 'is_quantized', False):
+        model.to(settings.device)
+    return Runner(model.eval(), replace(settings, neftune_alpha=0.0))
+
+
 @contextmanager
-def _other(model: nn.Module, adapter: str | None) -> Iterator[None]:
+def other(model: nn.Module, adapter: str | None) -> Iterator[None]:
     """``model`` without its adapter, or with another, for a while."""
     if adapter is None:
         with model.disable_adapter():  # type: ignore[operator]

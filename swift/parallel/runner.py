@@ -19,12 +19,14 @@ from transformers import PreTrainedModel
 
 from swift.core.types import Batch, Outputs, Readout
 from swift.kernels import attention, head, layers
+from swift.kernels.divergence import Predictions
 from swift.kernels.head import Tap
-from swift.kernels.logprobs import Scores, linear_logprobs, target_logprobs, wide
+from swift.kernels.logprobs import wide
 from swift.kernels.switch import Switch, attach, attached
 from swift.parallel import layout
 from swift.parallel.layout import ROUND
 from swift.parallel.reading import Reader
+=======
 from swift.parallel.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class Runner:
         """The part of the model that a pass runs."""
         self.noise: Any = None
         """Neftune, told of the segments before each pass."""
+        self.teacher: Any = None
+        """Who ``divergence`` is measured from: a ``parallel.teacher.Teacher``."""
         self._slices_logits = 'logits_to_keep' in inspect.signature(self.base.forward).parameters
         self._tap: Tap | None = None
         self._sharing: str | None = None if settings.prefix_sharing else '--prefix_sharing false'
@@ -105,9 +109,8 @@ class Runner:
             return self._read(batch, self._reader)
         if batch.segments.prefix_of and self.unshared_reason() is not None:
             whole, back = layout.unshared(batch)
-            found = self._logps(whole)
-            return Outputs(found.logps[back], found.correct[back])
-        return self._logps(batch)
+            return Outputs(**{name: each[back] for name, each in self._tokens(whole, needs).items()})
+        return Outputs(**self._tokens(batch, needs))
 
     def trial(self, batch: Batch) -> Tensor:
         """A number that all that is computed of a batch goes into: for holding one way of computing against another."""
@@ -135,44 +138,69 @@ class Runner:
         join: Any = lambda several: None if several[0] is None else torch.cat(several)[:size]
         return Outputs(scores=join([each.scores for each in found]), pooled=join([each.pooled for each in found]))
 
-    def _logps(self, batch: Batch) -> Outputs:
+    def _tokens(self, batch: Batch, needs: frozenset[str]) -> dict[str, Tensor]:
+        """Numbers per token [T], by their names in Outputs."""
         if self.unpacked_reason is None:
             size = len(batch.input_ids)
-            logps, correct = self._pack(layout.rounded(batch) if self.device.type == 'cpu' else batch)
-            return Outputs(logps[:size], correct[:size])
-        parts = [self._pack(each) for each in layout.one_by_one(batch)]
-        logps, correct = (torch.cat(each) for each in zip(*parts, strict=True))
-        return Outputs(logps, correct)
+            found = self._pack(layout.rounded(batch) if self.device.type == 'cpu' else batch, needs)
+            return {name: each[:size] for name, each in found.items()}
+        parts = [self._pack(each, needs) for each in layout.one_by_one(batch)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _pack(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log-probs [T] and hits [T] of one row of tokens; zeros where the weight is 0."""
+    def _pack(self, batch: Batch, needs: frozenset[str]) -> dict[str, Tensor]:
+        """The same of one row of tokens; zeros where the weight is 0."""
         targets = torch.nonzero(batch.weight)[:, 0]  # [S]
-        logps = torch.zeros(len(batch.weight), dtype=wide(self.base.dtype), device=batch.weight.device)
-        correct = torch.zeros(len(batch.weight), dtype=torch.bool, device=batch.weight.device)
-        if len(targets) == 0:
-            return logps, correct
-        scores = self._scores(batch, targets)
-        return logps.index_put((targets,), scores.logps), correct.index_put((targets,), scores.correct)
+        found = self._targets(batch, targets, needs) if len(targets) else {}
+        out: dict[str, Tensor] = {}
+        for name, dtype in self._kinds(needs).items():
+            zeros = torch.zeros(len(batch.weight), dtype=dtype, device=batch.weight.device)
+            out[name] = zeros.index_put((targets,), found[name]) if found else zeros
+        return out
 
-    def _scores(self, batch: Batch, targets: Tensor) -> Scores:
-        """What is known of the targets, int64 [S] positions in the batch."""
-        ids = batch.input_ids
-        before = layout.predictors(batch.segments).to(ids.device)[targets]  # [S]
+    def _kinds(self, needs: frozenset[str]) -> dict[str, torch.dtype]:
+        """Numbers per token that ``needs`` asks for, and their types."""
+        number = wide(self.base.dtype)
+        kinds = {'logps': number, 'correct': torch.bool} if needs & {'logps', 'correct'} else {}
+        return kinds | ({'divergence': number} if 'divergence' in needs else {})
+
+    def _targets(self, batch: Batch, targets: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
+        """What ``needs`` names of the targets, int64 [S] positions in the batch."""
+        found: dict[str, Tensor] = {}
+        told = self.teacher(batch) if 'divergence' in needs else None  # before this model's pass: it may be the same
+        with self._autocast():
+            predicted = self._predict(batch, targets)
+            if needs & {'logps', 'correct'}:
+                scores = predicted.scores(layout.padded(batch.input_ids[targets]))
+                found |= {'logps': scores.logps, 'correct': scores.correct}
+            if told is not None:
+                found['divergence'] = self.teacher.how(predicted, told)
+        return {name: each[: len(targets)] for name, each in found.items()}
+
+    @torch.no_grad()
+    def predictions(self, batch: Batch) -> Predictions:
+        """What the model says of the targets of a batch without prefixes, for others to learn; S rounded up."""
+        assert not batch.segments.prefix_of, 'a prefix is predicted once, and may be the targets of several sequences'
+        if self.unpacked_reason is None:
+            parts = [layout.rounded(batch) if self.device.type == 'cpu' else batch]
+        else:
+            parts = layout.one_by_one(batch)
+        places = [(part, torch.nonzero(part.weight)[:, 0]) for part in parts]
+        with self._autocast():
+            said = [(self._predict(part, targets), len(targets)) for part, targets in places if len(targets)]
+        return Predictions(layout.padded(torch.cat([each.rows[:count] for each, count in said])), said[0][0].head)
+
+    def _predict(self, batch: Batch, targets: Tensor) -> Predictions:
+        """What the model says of the targets, int64 [S] positions in the batch; S rounded up to ROUND."""
+        before = layout.padded(layout.predictors(batch.segments).to(targets.device)[targets])
         inputs = self._inputs(batch)
         if self._slices_logits:
             inputs['logits_to_keep'] = before
-        with self._autocast():
-            if self._tap is None:
-                logits = self.model(**inputs).logits[0]  # [S, V], or [T, V]
-                return target_logprobs(logits if self._slices_logits else logits[before], ids[targets])
-            spare = -len(targets) % ROUND
-            padded = lambda rows: torch.cat([rows, rows[-1:].expand(spare)]) if spare else rows
-            inputs['logits_to_keep'] = padded(before)
+        if self._tap is not None:
             with self._tap.open() as tap:
                 self.model(**inputs)
-                hidden = cast(Tensor, tap.hidden)[0]  # [S, d]
-            scores = linear_logprobs(hidden, self._tap.head, padded(ids[targets]))
-            return Scores(*(each[: len(targets)] for each in scores))
+                return Predictions(cast(Tensor, tap.hidden)[0], tap.head)
+        logits = self.model(**inputs).logits[0]  # [S, V], or [T, V]
+        return Predictions(logits if self._slices_logits else logits[before])
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """Arguments of the model's forward for a batch."""
