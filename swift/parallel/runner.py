@@ -24,9 +24,7 @@ from swift.kernels.head import Tap
 from swift.kernels.logprobs import wide
 from swift.kernels.switch import Switch, attach, attached
 from swift.parallel import layout
-from swift.parallel.layout import ROUND
 from swift.parallel.reading import Reader
-=======
 from swift.parallel.settings import Settings
 
 logger = logging.getLogger(__name__)
