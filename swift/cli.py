@@ -32,7 +32,7 @@ class Verb:
 VERBS = (
     Verb('sft', 'Fine-tune a model on conversations', '用对话数据微调模型', built=True),
     Verb('pt', 'Train on plain text (continued pre-training)', '用纯文本继续预训练', built=True),
-    Verb('rlhf', "Align with people's preferences: DPO, KTO, GRPO ...", '偏好对齐：DPO、KTO、GRPO 等'),
+    Verb('rlhf', "Align with people's preferences: DPO, KTO, GRPO ...", '偏好对齐：DPO、KTO、GRPO 等', built=True),
     Verb('infer', 'Chat, or answer a whole dataset', '聊天，或批量回答数据集', built=True),
     Verb('deploy', 'Serve behind the OpenAI API', '以 OpenAI 接口部署服务'),
     Verb('rollout', 'Serve answers to a reinforcement learning run', '为强化学习提供采样服务'),

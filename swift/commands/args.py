@@ -51,3 +51,21 @@ class PlanArgs:
     """Show what each change would bring though the run fits."""
     json: bool = False
     """Print JSON."""
+
+
+@dataclass(kw_only=True)
+class ReferenceArgs:
+    """What the policy is compared with, and how pairs are computed."""
+
+    ref_model: str | None = None
+    """Reference model; None: the model that training starts from, which for adapters is the one without them."""
+    ref_model_type: str | None = None
+    """Family of the reference model; None recognises it."""
+    ref_model_revision: str | None = None
+    """Branch, tag or commit of the reference model."""
+    ref_adapters: list[str] = field(default_factory=list)
+    """Adapter of the reference: the one of SFT, given to adapters too, when alignment goes on from it."""
+    precompute_ref_log_probs: bool = False
+    """Compute the log-probs of the reference for all rows before the first step, and keep them on disk."""
+    prefix_sharing: bool = True
+    """Compute what the answers of a row begin with once; exact, and off by itself where layers cannot."""

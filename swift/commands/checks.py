@@ -57,8 +57,10 @@ RANGES: dict[str, tuple[float, float | None]] = {
     'parity_top1': (0, 1),
 }
 # Flags that name local files or folders, or hub ids.
-PATHS = ('model', 'adapters', 'dataset', 'val_dataset', 'custom_dataset_info', 'external_plugins', 'template', 'system',
-         'loss_scale', 'new_special_tokens', 'resume_from_checkpoint')  # fmt: skip
+PATHS = (
+    'model', 'adapters', 'ref_model', 'ref_adapters', 'dataset', 'val_dataset', 'custom_dataset_info',
+    'external_plugins', 'template', 'system', 'loss_scale', 'new_special_tokens', 'resume_from_checkpoint',
+)  # fmt: skip
 DATA_FILES = ('.jsonl', '.json', '.csv', '.tsv', '.parquet', '.txt', '.gguf', '.jinja', '.py', '.yaml', '.arrow')
 # What has no effect unless something else is set: flags, when they have one, what to set.
 POINTLESS = (
@@ -145,6 +147,17 @@ def training(config: Any, *, evaluates: bool) -> Problems:
                 yield name, f'--{name} needs evaluation data: give --val_dataset or --split_dataset_ratio 0.01'
     if train.resume_only_model and not train.resume_from_checkpoint:
         yield 'resume_only_model', '--resume_only_model needs --resume_from_checkpoint'
+
+
+def reference(config: Any) -> Problems:
+    """A reference that cannot be, or is not the one that was meant."""
+    asked, tuner = config.reference, config.tuner.tuner_type
+    if len(asked.ref_adapters) > 1:
+        yield 'ref_adapters', f'--ref_adapters {" ".join(asked.ref_adapters)}: a reference has one adapter; give one'
+    if asked.ref_adapters and asked.ref_model:
+        yield 'ref_adapters ref_model', '--ref_model and --ref_adapters are both given: keep one'
+    if asked.ref_adapters and tuner == 'full':
+        yield 'ref_adapters', '--ref_adapters with --tuner_type full: merge the adapter, and give --ref_model'
 
 
 def pointless(config: Any) -> Iterator[str]:

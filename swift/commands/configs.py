@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from swift.bench.args import BenchArgs
 from swift.commands import checks, inherit
-from swift.commands.args import DoctorArgs, InspectArgs, PlanArgs, PluginArgs, ShowArgs
+from swift.commands.args import DoctorArgs, InspectArgs, PlanArgs, PluginArgs, ReferenceArgs, ShowArgs
 from swift.commands.names import ALIASES, DEVIATIONS, ESTABLISHED, PATHS, SECTIONS, VALUES, VARIABLES
 from swift.core.config import Config, from_values, parse, settle
 from swift.core.errors import ConfigError
@@ -30,6 +30,8 @@ from swift.data.args import DataArgs
 from swift.engines.args import EngineArgs, GenerationArgs
 from swift.export.args import ExportArgs
 from swift.models.args import ModelArgs
+from swift.objectives import args as objectives
+from swift.objectives.args import ObjectiveArgs
 from swift.templates.args import TemplateArgs
 from swift.train.args import TrainArgs
 from swift.tuners.args import TunerArgs
@@ -160,6 +162,23 @@ class PtConfig(SftConfig):
 
 
 @dataclass(kw_only=True)
+class RlhfConfig(SftConfig):
+    """swift rlhf"""
+
+    verb: ClassVar[str] = 'rlhf'
+    defaults: ClassVar[dict[str, Any]] = {'loss_scale': 'last_round'}
+
+    objective: ObjectiveArgs = field(default_factory=ObjectiveArgs)
+    reference: ReferenceArgs = field(default_factory=ReferenceArgs)
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Methods that are not there, losses that they do not have, references that cannot be."""
+        yield from super().check()
+        yield from objectives.problems(self.objective)
+        yield from checks.reference(self)
+
+
+@dataclass(kw_only=True)
 class InspectConfig(SftConfig):
     """swift inspect: takes what sft takes, so that the same file shows what a run would see."""
 
@@ -269,9 +288,8 @@ class BenchConfig(Config):
 CONFIGS: dict[str, type[Config]] = {
     config.verb: config
     for config in (
-        SftConfig, PtConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, PlanConfig, ShowConfig,
-        DoctorConfig,
-        BenchConfig,
+        SftConfig, PtConfig, RlhfConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, PlanConfig,
+        ShowConfig, DoctorConfig, BenchConfig,
     )
 }  # fmt: skip
 

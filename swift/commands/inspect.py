@@ -47,7 +47,7 @@ def main(cfg: InspectConfig) -> int:
     """Print the rows that the flags ask for. Returns 0."""
     cfg.data.lint, cfg.data.streaming = 'warn', False
     ready = prepare(cfg, weights_needed=False)
-    encoding = Encoding(ready.template.encode, Examiner(**ready.lint_facts()))
+    encoding = Encoding(ready.encode, Examiner(**ready.lint_facts()))
     everything = _rows(ready, encoding)
     wanted = cfg.inspect.rows
     if wanted is None and not cfg.inspect.json and not cfg.inspect.html:
@@ -78,7 +78,7 @@ def _packs(cfg: InspectConfig, ready: Prepared, rows: Iterator[Row]) -> Iterator
     from swift import data
 
     source = data.batches(
-        ready.train, ready.template.encode, cfg.data, fingerprint=ready.template.fingerprint, batch_size=1,
+        ready.train, ready.encode, cfg.data, fingerprint=ready.fingerprint, batch_size=1,
         **ready.lint_facts(),
     )  # fmt: skip
     known: dict[str, list[Encoded]] = {}

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from swift.commands import methods
 from swift.commands.configs import SftConfig
 from swift.core.types import Builder
+
+if TYPE_CHECKING:
+    from swift.data.encoding import Encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,19 @@ class Prepared:
     max_length: int
     train: Any
     val: Any
+    rows: str | None = None  # what a row becomes, of ``data.groups.ENCODERS``; None: what the template makes of it
+
+    @property
+    def encode(self) -> Encode:
+        """Sample -> what the store keeps of it."""
+        from swift.data import groups
+
+        return self.template.encode if self.rows is None else groups.encoder(self.rows, self.template.encode)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever ``encode`` could make other tokens of a row."""
+        return self.template.fingerprint if self.rows is None else f'{self.template.fingerprint} as {self.rows}'
 
     def lint_facts(self) -> dict[str, Any]:
         """What the lint must know: where rows are cut, what ends an answer, which strings are control tokens."""
@@ -40,4 +57,4 @@ def prepare(cfg: SftConfig, *, now: datetime | None = None, weights_needed: bool
     max_length = cfg.template.max_length or builder.info.max_model_len
     template = templates.make(builder.tokenizer, builder.info, cfg.template, now=now)
     loaded = data.load(cfg.data, use_hf=cfg.model.use_hf, token=cfg.model.hub_token)
-    return Prepared(builder, template, max_length, loaded.train, loaded.val)
+    return Prepared(builder, template, max_length, loaded.train, loaded.val, methods.method(cfg).rows)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swift.commands import configs, planned, summary
+from swift.commands import configs, methods, planned, summary
 from swift.commands.configs import SftConfig
 from swift.commands.prepare import Prepared, prepare
 from swift.core import config as configuration
@@ -102,6 +102,8 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
         watchdog.beat('loading the model', budget=START_BUDGET)
         seed_everything(cfg.train.seed)
         backend = _backend(cfg, ready, pace)
+        objective = methods.method(cfg).objective(cfg)
+        reference = methods.reference(cfg, objective, backend, backend.settings)
         if resumed and cfg.train.resume_only_model:
             _take_weights(backend, resumed)
         summary.model(backend, ready.builder.info)
@@ -121,7 +123,8 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
         trackers = _trackers(cfg, run)
         try:
             done = Trainer(
-                backend, _objective(cfg), source, pace,
+                backend, objective, source, pace,
+                reference=reference,
                 trackers=trackers,
                 evaluate_on=(lambda: evaluation) if evaluation is not None else None,
                 save=None if cfg.train.save_strategy == 'no' else save,
@@ -156,11 +159,11 @@ def _sources(cfg: SftConfig, ready: Prepared) -> tuple[Source, Any]:
     """The optimizer steps of the run, and the evaluation batches or None. Rows are tokenised here."""
     from swift import data
 
-    train, template = cfg.train, ready.template
-    shared = {'fingerprint': template.fingerprint, **ready.lint_facts()}
+    train = cfg.train
+    shared = {'fingerprint': ready.fingerprint, **ready.lint_facts()}
     source = data.batches(
         ready.train,
-        template.encode,
+        ready.encode,
         cfg.data,
         batch_size=train.per_device_train_batch_size,
         accumulation=int(train.gradient_accumulation_steps or 1),
@@ -172,7 +175,7 @@ def _sources(cfg: SftConfig, ready: Prepared) -> tuple[Source, Any]:
     evaluation = None
     if ready.val is not None and train.eval_strategy != 'no':
         evaluation = data.eval_batches(
-            ready.val, template.encode, cfg.data, batch_size=train.per_device_eval_batch_size, **shared
+            ready.val, ready.encode, cfg.data, batch_size=train.per_device_eval_batch_size, **shared
         )
     return source, evaluation
 
@@ -222,10 +225,12 @@ def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
     from swift.kernels import switch
     from swift.parallel.one_device import TorchBackend
     from swift.train import optim, schedule
-    from swift.tuners import TUNERS, fused
+    from swift.tuners import TUNERS, fused, lora
 
     train, tuner = cfg.train, cfg.tuner
     builder = TUNERS[tuner.tuner_type](ready.builder, tuner)
+    if cfg.model.adapters:
+        builder = lora.continued(ready.builder, cfg.model.adapters)
     if tuner.tuner_type == 'lora' and 'lora' in switch.wanted(train.kernels):
         builder = builder.then(fused.install)
     rate = float(train.learning_rate or 0.0)
@@ -259,15 +264,6 @@ def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
     )
 
 
-def _objective(cfg: SftConfig) -> Objective:
-    from swift.objectives import OBJECTIVES
-
-    train = cfg.train
-    return OBJECTIVES[cfg.verb](  # type: ignore[call-arg]
-        accuracy=train.acc_strategy, dft=train.enable_dft_loss, by_channel=train.enable_channel_loss
-    )
-
-
 def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
     from swift.kernels import switch
     from swift.parallel.settings import Settings
@@ -287,6 +283,7 @@ def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
         masters=train.optim not in optim.WITHOUT_MASTERS,
         step_in_backward=train.step_in_backward,
         kernel_check=train.kernel_check,
+        prefix_sharing=cfg.reference.prefix_sharing if isinstance(cfg, configs.RlhfConfig) else True,
     )
 
 
@@ -396,7 +393,7 @@ def _fingerprint(
             'dtype': ready.builder.info.dtype,
             **{name: getattr(cfg.model, name) for name in READING},
         },
-        'template': ready.template.fingerprint,
+        'template': ready.fingerprint,
         'started': started.isoformat(timespec='seconds'),
         'tuner': vars(cfg.tuner),
         'packed': backend.unpacked_reason is None,

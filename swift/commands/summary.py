@@ -41,7 +41,7 @@ def _sample(ready: Prepared) -> None:
 
     for sample in _first_samples(ready.train):
         try:
-            encoded = ready.template.encode(sample)
+            encoded = ready.encode(sample)
         except SwiftError:
             continue
         if encoded:

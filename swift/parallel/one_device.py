@@ -145,8 +145,7 @@ class TorchBackend:
     # --------------------------------------------------------------------------------------------------- a step
     def forward_backward(self, micro: list[Batch], objective: Objective) -> dict[str, tuple[Tensor, Tensor]]:
         """Accumulate the gradient of sum(loss) / count over the micro-batches of one optimizer step."""
-        if self._unchecked:
-            self._check_kernels(micro[0])
+        self.check_kernels(micro[0])
         count = sum(objective.count(batch) for batch in micro)
         metrics: dict[str, tuple[Tensor, Tensor]] = {}
         self._alone = len(micro) == 1
@@ -168,8 +167,7 @@ class TorchBackend:
 
     def forward(self, micro: list[Batch], *, needs: frozenset[str] = frozenset({'logps'})) -> list[Outputs]:
         """Outputs of each micro-batch without gradients, dropout or noise."""
-        if self._unchecked and micro:
-            self._check_kernels(micro[0])
+        self.check_kernels(micro[0])
         self.model.eval()
         try:
             with torch.no_grad():
@@ -247,12 +245,16 @@ class TorchBackend:
         return self.loss_scale >= 1.0
 
     # ------------------------------------------------------------------------------------------- the first batch
-    def _check_kernels(self, batch: Batch) -> None:
+    def check_kernels(self, batch: Batch) -> None:
         """Hold loss and gradients of the first tokens of the run against the plain path; switch off what differs.
+
+        Only the first call does anything.
 
         Raises:
             NumericalError: they differ and ``kernel_check`` is ``refuse``.
         """
+        if not self._unchecked:
+            return
         self._unchecked = False
         sample = layout.first_tokens(batch, CHECK_TOKENS).to(self.device)
         found = self._difference(sample, off=[])

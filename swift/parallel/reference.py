@@ -30,6 +30,7 @@ def switched(backend: TorchBackend, adapter: str | None = None) -> Reference:
     """The policy's own model with its adapters switched off, or with ``adapter`` at work instead."""
 
     def reference(batches: list[Batch]) -> list[Tensor]:
+        backend.check_kernels(batches[0])  # while its adapter is there to be checked
         with other(backend.model, adapter):
             return [outputs.logps for outputs in backend.forward(batches, needs=LOGPS)]
 

@@ -37,6 +37,26 @@ def lora(builder: Builder, args: TunerArgs) -> Builder:
     return builder.then(lambda model: attach(model, args))
 
 
+def continued(builder: Builder, folders: list[str]) -> Builder:
+    """Go on training a saved adapter; its own settings hold.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if len(folders) > 1:
+        raise ConfigError(f'--adapters {" ".join(folders)}: training goes on with one adapter; give one')
+
+    def load(model: nn.Module) -> PeftModel:
+        return PeftModel.from_pretrained(model, folders[0], is_trainable=True, autocast_adapter_dtype=False)  # type: ignore[arg-type]
+
+    return builder.then(load)
+
+
+def add_frozen(model: PeftModel, folder: str, name: str) -> None:
+    """Put a saved adapter beside the one that is trained; it is at work only when it is chosen, and never learns."""
+    model.load_adapter(folder, name, is_trainable=False, autocast_adapter_dtype=False)
+
+
 def attach(model: nn.Module, args: TunerArgs) -> PeftModel:
     """Put a fresh adapter on ``model``.
 
@@ -137,7 +157,9 @@ def export(model: PeftModel, folder: Path, *, with_embeddings: bool) -> None:
     """
     start: dict[str, torch.Tensor] | None = getattr(model, 'swift_start', None)
     if start is None:
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=with_embeddings)
+        model.save_pretrained(
+            folder, safe_serialization=True, save_embedding_layers=with_embeddings, selected_adapters=[ADAPTER]
+        )
         return
     state = get_peft_model_state_dict(model, save_embedding_layers=with_embeddings)
     save_file(_difference(state, start), folder / 'adapter_model.safetensors', metadata={'format': 'pt'})

@@ -227,7 +227,7 @@ def test_a_kernel_that_gives_no_number_or_a_wrong_one_is_switched_off(wrong, mon
     made = backend(dtype='float32')
     assert 'gated' in [each.name for each in made.kernels]
     monkeypatch.setattr(layers, 'gated', lambda gate, up, act: gate * up * wrong)
-    made._check_kernels(batch([0, 1]))
+    made.check_kernels(batch([0, 1]))
     assert 'gated' not in [each.name for each in made.kernels]
 
 
