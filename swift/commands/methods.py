@@ -10,8 +10,6 @@ from swift.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from swift.core.types import Objective
-    from swift.parallel.one_device import TorchBackend
-    from swift.parallel.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,36 +62,3 @@ def method(cfg: Any) -> Method:
     if name not in METHODS:
         raise ConfigError(f'--rlhf_type {name}: not built yet. Built: {", ".join(METHODS)}')
     return METHODS[name]
-
-
-def reference(cfg: Any, objective: Objective, backend: TorchBackend, settings: Any) -> Reference | None:
-    """The model that ``objective`` compares with, or None where it compares with none."""
-    from swift.parallel import reference as references
-    from swift.train.streams import REFERENCE
-
-    if REFERENCE not in objective.needs:
-        return None
-    asked = cfg.reference
-    if asked.ref_adapters:
-        from swift.tuners import lora
-
-        lora.add_frozen(backend.model, asked.ref_adapters[0], references.OTHER)  # type: ignore[arg-type]
-        return references.switched(backend, references.OTHER)
-    if asked.ref_model is None and cfg.tuner.tuner_type != 'full':
-        return references.switched(backend)
-    return references.frozen(_reference_builder(cfg), settings)
-
-
-def _reference_builder(cfg: Any) -> Any:
-    """``--ref_model``, or the model that training starts from."""
-    from dataclasses import replace
-
-    from swift import models
-
-    asked = cfg.reference
-    if asked.ref_model is None:
-        return models.load(cfg.model)
-    other = replace(
-        cfg.model, model=asked.ref_model, model_type=asked.ref_model_type, model_revision=asked.ref_model_revision
-    )
-    return models.load(other)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swift.commands import configs, methods, planned, summary
+from swift.commands import configs, methods, planned, reference, summary
 from swift.commands.configs import SftConfig
 from swift.commands.prepare import Prepared, prepare
 from swift.core import config as configuration
@@ -25,7 +25,7 @@ from swift.plan import allocator
 if TYPE_CHECKING:
     from torch import nn
 
-    from swift.core.types import Builder, Objective
+    from swift.core.types import Builder
     from swift.data.source import Source
     from swift.parallel.one_device import TorchBackend
     from swift.parallel.settings import Settings
@@ -103,7 +103,8 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
         seed_everything(cfg.train.seed)
         backend = _backend(cfg, ready, pace)
         objective = methods.method(cfg).objective(cfg)
-        reference = methods.reference(cfg, objective, backend, backend.settings)
+        rows = [source] if evaluation is None else [source, evaluation]
+        compared = reference.load(cfg, ready, objective, backend, rows, watchdog.beat)
         if resumed and cfg.train.resume_only_model:
             _take_weights(backend, resumed)
         summary.model(backend, ready.builder.info)
@@ -124,7 +125,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
         try:
             done = Trainer(
                 backend, objective, source, pace,
-                reference=reference,
+                reference=compared,
                 trackers=trackers,
                 evaluate_on=(lambda: evaluation) if evaluation is not None else None,
                 save=None if cfg.train.save_strategy == 'no' else save,
@@ -396,12 +397,20 @@ def _fingerprint(
         'template': ready.fingerprint,
         'started': started.isoformat(timespec='seconds'),
         'tuner': vars(cfg.tuner),
+        **_aligned(cfg, ready),
         'packed': backend.unpacked_reason is None,
         'kernels': {'compiled': compiled.identity(), **{each.name: each.count for each in backend.kernels}},
         'train': {name: getattr(train, name) for name in FINGERPRINTED},
         'steps': pace.steps,
         'max_tokens_per_batch': cfg.data.max_tokens_per_batch,
     }
+
+
+def _aligned(cfg: SftConfig, ready: Prepared) -> dict[str, Any]:
+    """What alignment adds to the fingerprint."""
+    if not isinstance(cfg, configs.RlhfConfig):
+        return {}
+    return {'objective': vars(cfg.objective), 'reference': reference.facts(cfg, ready)}
 
 
 def _trackers(cfg: SftConfig, run: Path) -> list[Tracker]:

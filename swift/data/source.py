@@ -136,6 +136,18 @@ class Source:
         self.prepare()
         return self.feed.lint
 
+    @property
+    def identity(self) -> str:
+        """The same for two sources that give the same rows."""
+        return self.feed.identity
+
+    def everything(self) -> Evaluation | None:
+        """Every row once, in the order of the files; None when they are not all known."""
+        if not isinstance(self.feed, StoreFeed):
+            return None
+        store = self.feed.store
+        return Evaluation(store, np.arange(len(store)), batch_size=self._batch_size, max_tokens=self._max_tokens)
+
     # ------------------------------------------------------------------------------------------------------- resume
     def state_dict(self) -> dict[str, Any]:
         """JSON: the place of the next item."""
@@ -236,6 +248,11 @@ class Evaluation:
     @property
     def lint(self) -> Lint:
         return self.store.lint
+
+    @property
+    def identity(self) -> str:
+        """The same for two evaluations of the same rows."""
+        return f'{self.store.folder.parent.name} {len(self._sequences)}'
 
     def __len__(self) -> int:
         return len(self._groups)
