@@ -107,7 +107,9 @@ def _run(words: list[str]) -> int:
     if verb.name in ('show', 'bench'):  # they take words, not files, before their flags
         return importlib.import_module(verb.module).main(rest)
     from swift.commands.configs import resolve
+    from swift.core import startup
 
+    startup.calm()
     config = resolve(verb.name, rest)
     result = importlib.import_module(verb.module).main(config)
     return result if isinstance(result, int) else 0

@@ -29,7 +29,7 @@ ADAPTERS = {
     'modelscope': ('hub/modelscope.py',),
     'huggingface_hub': ('hub/huggingface.py',),
     'gguf': ('models/gguf.py',),
-    'peft': ('tuners/', 'engines/native/', 'export/', 'bench/drivers/'),
+    'peft': ('models/peft.py', 'export/', 'bench/drivers/'),
     'pyarrow': ('data/tables/',),
     'wandb': ('train/track.py',),
     'swanlab': ('train/track.py',),

@@ -226,13 +226,17 @@ def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
     from swift.kernels import switch
     from swift.parallel.one_device import TorchBackend
     from swift.train import optim, schedule
-    from swift.tuners import TUNERS, fused, lora
+    from swift.tuners import TUNERS
 
     train, tuner = cfg.train, cfg.tuner
     builder = TUNERS[tuner.tuner_type](ready.builder, tuner)
     if cfg.model.adapters:
+        from swift.tuners import lora
+
         builder = lora.continued(ready.builder, cfg.model.adapters)
     if tuner.tuner_type == 'lora' and 'lora' in switch.wanted(train.kernels):
+        from swift.tuners import fused
+
         builder = builder.then(fused.install)
     rate = float(train.learning_rate or 0.0)
     kwargs = _json(train.lr_scheduler_kwargs, 'lr_scheduler_kwargs')

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swift.core import files
+from swift.core import files, startup
 from swift.core.errors import ConfigError, ModelError, did_you_mean
 from swift.core.types import Builder, ModelInfo
 from swift.models import heads
@@ -57,6 +57,7 @@ def load(args: ModelArgs, **changes: Any) -> Builder:
         ConfigError: flags that are wrong by themselves or do not fit this model.
         ModelError: the folder is incomplete, damaged, or needs code that is not trusted.
     """
+    startup.scan_once()
     info = describe(args)
     files.verify_ours(info.path)
     config = _transformers_config(info, args.trust_remote_code)

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear, LoraLayer
 from torch import Tensor, nn
 
 from swift.kernels import compiled
 from swift.kernels.lora import Member, lora_group
 from swift.kernels.switch import Switch, attach
+from swift.models.peft import Linear, LoraLayer
 from swift.models.quant import unpacker
 
 PROBE = 3  # tokens

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 
 from swift.core.errors import ConfigError
 from swift.core.types import Builder
+from swift.models.peft import LoraConfig, PeftModel, for_layers_of, get_peft_model, get_peft_model_state_dict
 from swift.tuners.args import TunerArgs
 
 ADAPTER = 'default'
@@ -82,7 +81,8 @@ def attach(model: nn.Module, args: TunerArgs) -> PeftModel:
         init_lora_weights=start,
     )
     try:
-        tuned = get_peft_model(model, config, autocast_adapter_dtype=False)
+        with for_layers_of(model):
+            tuned = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise ConfigError(f'--target_modules {" ".join(args.target_modules)}: {error}') from error
     if args.lora_dtype is not None:

@@ -31,16 +31,24 @@ class Events:
         self.write(wall=time.monotonic(), cpu=cpu, **facts)
 
 
-def begin():
-    """The job of this process, its events, and versions as the first of them."""
+def begin(*, torch=True):
+    """The job of this process, its events, and versions as the first of them.
+
+    Without ``torch`` the threads are those of OMP_NUM_THREADS, as for a command on a command line.
+    """
     with open(sys.argv[1], encoding='utf-8') as file:
         job = json.load(file)
+    events = Events(job['events'])
+    events.write(versions=versions(), threads=_threads(job) if torch else int(os.environ['OMP_NUM_THREADS']))
+    return job, events
+
+
+def _threads(job):
+    """Threads of torch, as many as the job says."""
     import torch
 
     torch.set_num_threads(job['threads'])
-    events = Events(job['events'])
-    events.write(versions=versions(), threads=torch.get_num_threads())
-    return job, events
+    return torch.get_num_threads()
 
 
 def versions():

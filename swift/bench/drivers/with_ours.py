@@ -1,38 +1,45 @@
 """``swift sft`` and ``swift pt`` as a user runs them, with an event at the end of every optimizer step."""
 
 import os
+import sys
 
 from watch import begin, micro, quiet
 
 quiet()
-job, events = begin()
+job, events = begin(torch=False)
 
 import swift  # noqa: E402
-from swift.parallel.one_device import TorchBackend  # noqa: E402
+from swift.core import startup  # noqa: E402
 
-forward_backward, optim_step = TorchBackend.forward_backward, TorchBackend.optim_step
-seen = {'step': 0}
-
-
-def counted(backend, batches, objective):
-    """The step's tokens and loss."""
-    metrics = forward_backward(backend, batches, objective)
-    tokens = sum(len(batch.input_ids) for batch in batches)
-    supervised = sum(int((batch.weight != 0).sum()) for batch in batches)
-    total, divisor = metrics['loss']
-    seen.update(tokens=tokens, cells=tokens, supervised=supervised, loss=float(total) / max(float(divisor), 1e-30))
-    return metrics
+startup.calm()  # as the command line does
+commands = sys.modules[swift.sft_main.__module__]
+seen, make = {'step': 0}, commands._backend
 
 
-def stepped(backend, **kwargs):
-    """The step's end."""
-    facts = optim_step(backend, **kwargs)
-    seen['step'] += 1
-    events.step(**seen)
-    return facts
+def watched(*args):
+    """The run's backend, which tells of each step: its tokens and loss, and when it ended."""
+    backend = make(*args)
+    forward_backward, optim_step = backend.forward_backward, backend.optim_step
+
+    def counted(batches, objective):
+        metrics = forward_backward(batches, objective)
+        tokens = sum(len(batch.input_ids) for batch in batches)
+        supervised = sum(int((batch.weight != 0).sum()) for batch in batches)
+        total, divisor = metrics['loss']
+        seen.update(tokens=tokens, cells=tokens, supervised=supervised, loss=float(total) / max(float(divisor), 1e-30))
+        return metrics
+
+    def stepped(**kwargs):
+        facts = optim_step(**kwargs)
+        seen['step'] += 1
+        events.step(**seen)
+        return facts
+
+    backend.forward_backward, backend.optim_step = counted, stepped
+    return backend
 
 
-TorchBackend.forward_backward, TorchBackend.optim_step = counted, stepped
+commands._backend = watched
 batch, accumulation = micro(job)
 flags = {
     'model': job['model'], 'dataset': job['rows'], 'output_dir': job['scratch'], 'tuner_type': job['tuner'],

@@ -34,14 +34,14 @@ def attach(model: nn.Module, name: str, path: Path) -> nn.Module:
         ModelError: the folder is no adapter, or its tensors do not all fit this model.
         CorruptError: we wrote the folder, and its bytes have changed.
     """
-    from peft import PeftConfig, PeftModel, get_peft_model
+    from swift.models.peft import PeftConfig, PeftModel, for_layers_of, get_peft_model
 
     _check_folder(path)
     files.verify_ours(path)
     _grow(model, path)
     wrapped = model if isinstance(model, PeftModel) else None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), for_layers_of(model):
             warnings.simplefilter('ignore', FutureWarning)  # peft asks transformers for an attribute of an old name
             if wrapped is None:
                 config = PeftConfig.from_pretrained(str(path))

@@ -130,6 +130,6 @@ class Runner:
             ours[name].copy_(value)
 
     def _base(self) -> nn.Module:
-        from peft import PeftModel
+        from swift.models.peft import PeftModel
 
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
