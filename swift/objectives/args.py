@@ -17,6 +17,9 @@ LOSS_TYPES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What ``--loss_type`` may be for a method; the first is taken unless it is given."""
 
+RENAMED = {'aot_pair': 'aot'}
+"""Losses that had another name before TRL 1."""
+
 ANY_DIVERGENCE = frozenset({'sigmoid', 'sigmoid_norm', 'hinge', 'ipo', 'robust', 'exo_pair', 'discopop', 'sft'})
 """Losses of DPO for which an f-divergence other than the reverse KL has a meaning."""
 
@@ -66,7 +69,7 @@ class ObjectiveArgs:
     @property
     def losses(self) -> dict[str, float]:
         """Weight of each loss by name."""
-        names = self.loss_type or list(LOSS_TYPES.get(self.rlhf_type, ())[:1])
+        names = [RENAMED.get(name, name) for name in self.loss_type or LOSS_TYPES.get(self.rlhf_type, ())[:1]]
         weights = dict(zip(names, self.loss_weights or [1.0] * len(names), strict=True))
         if self.rpo_alpha and self.rlhf_type == 'dpo':
             weights['sft'] = weights.get('sft', 0.0) + self.rpo_alpha
@@ -91,10 +94,18 @@ def problems(args: ObjectiveArgs) -> list[tuple[str, str]]:
     return found
 
 
+def notes(args: ObjectiveArgs) -> list[str]:
+    """What a user should hear once."""
+    if 'aot' in args.losses and 'aot_pair' not in (args.loss_type or ()):
+        return ['--loss_type aot is the form for pairs, as in TRL 1; what older scripts mean by aot is aot_unpaired']
+    return []
+
+
 def _problems_of_losses(args: ObjectiveArgs) -> list[tuple[str, str]]:
     """Losses that the method does not have, weights that do not match, and divergences that fit none."""
     found: list[tuple[str, str]] = []
-    method, names, known = args.rlhf_type, args.loss_type or [], LOSS_TYPES.get(args.rlhf_type, ())
+    method, known = args.rlhf_type, LOSS_TYPES.get(args.rlhf_type, ())
+    names = [RENAMED.get(name, name) for name in args.loss_type or []]
     given = f'--loss_type {" ".join(names)}'
     if unknown := [name for name in names if name not in known]:
         has = f'it has {", ".join(known)}' if known else 'it has one loss only: leave the flag out'

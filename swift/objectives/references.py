@@ -87,8 +87,9 @@ def sigmoid(won, lost, *, beta=0.1, label_smoothing=0.0, **how):
 
 
 @_pairwise
-def sigmoid_norm(won, lost, *, beta=0.1, **how):
-    return -log(sigma(beta * _h(won, lost, mean=True, **how)))
+def sigmoid_norm(won, lost, *, beta=0.1, label_smoothing=0.0, **how):
+    z = beta * _h(won, lost, mean=True, **how)
+    return -(1 - label_smoothing) * log(sigma(z)) - label_smoothing * log(sigma(-z))
 
 
 @_pairwise

@@ -81,3 +81,8 @@ class StepRewards:
 def from_args(args: ObjectiveArgs) -> BradleyTerry:
     """The objective of ``--rlhf_type rm``."""
     return BradleyTerry(centering=args.center_rewards_coefficient or 0.0)
+
+
+def steps(args: ObjectiveArgs) -> StepRewards:
+    """The objective of process-reward rows, which has no strengths to set."""
+    return StepRewards()

@@ -164,9 +164,14 @@ def measure(objective: Objective, step: list[Batch], policy: Weights, reference:
 
 
 # ------------------------------------------------------------------------------------------------------- for references
-def written_out(rows: Sequence[Encoded], policy: Weights, reference: Weights) -> list[Row]:
-    """The same step for ``objectives.references``: every sequence by itself, token after token."""
-    models = [_Plain(policy), _Plain(reference)]
+def written_out(
+    rows: Sequence[Encoded], policy: Weights, reference: Weights, *, still: Weights | None = None
+) -> list[Row]:
+    """The same step for ``objectives.references``: every sequence by itself, token after token.
+
+    ``still``: the policy where no gradient flows; the same one unless given.
+    """
+    models, apart = [_Plain(policy), _Plain(reference)], [_Plain(still or policy), _Plain(reference)]
     members = [sequences(row) for row in rows]
     step: list[Row] = []
     for i, row in enumerate(rows):
@@ -175,11 +180,24 @@ def written_out(rows: Sequence[Encoded], policy: Weights, reference: Weights) ->
         for n, (ids, first) in enumerate(members[i]):
             logps = [[model.logp(ids, t) for t in range(first, len(ids))] for model in models]
             mixed = ids[:first] + before[start:]
-            other = [sum(model.logp(mixed, t) for t in range(first, len(mixed))) for model in models]
+            other = [sum(model.logp(mixed, t) for t in range(first, len(mixed))) for model in apart]
             label = row.label[n] if n < len(row.label) else row.label[0]
             answers.append(Answer(logps[0], logps[1], models[0].score(ids), (other[0], other[1]), label))
         step.append(tuple(answers))
     return step
+
+
+def by_reference(formula: Callable[[list[Row]], float], rows: Sequence[Encoded], *models: Weights) -> Measured:
+    """What ``measure`` is to find, from a function of ``objectives.references``; ``models``: policy and reference."""
+    policy, reference = models
+    value = lambda weights: formula(written_out(rows, weights, reference, still=policy))
+    return Measured(value(policy), slopes(value, policy), {})
+
+
+def distance(one: Measured, other: Measured) -> float:
+    """The largest difference of losses and gradients, relative to the latter of them if that is more than 1."""
+    of_loss = abs(one.loss - other.loss) / max(1.0, abs(other.loss))
+    return max(of_loss, np.abs(one.gradient - other.gradient).max() / max(1.0, np.abs(other.gradient).max()))
 
 
 def slopes(value: Callable[[Weights], float], at: Weights, size: float = 1e-6) -> np.ndarray:

@@ -3,7 +3,7 @@
 import pytest
 
 from swift.objectives import RLHF_TYPES
-from swift.objectives.args import ObjectiveArgs, problems
+from swift.objectives.args import ObjectiveArgs, notes, problems
 
 
 @pytest.mark.parametrize(('method', 'beta'), [('dpo', 0.1), ('simpo', 2.0), ('orpo', 0.1), ('gkd', 0.5)])
@@ -58,3 +58,10 @@ def test_the_flags_reach_the_objective():
     assert made.centering == 0.01
     free = RLHF_TYPES['dpo'](ObjectiveArgs(reference_free=True, loss_type=['ipo'], ld_alpha=0.2))
     assert (free.losses, free.ld_alpha, 'ref_logps' in free.needs) == ({'ipo': 1.0}, 0.2, False)
+
+
+def test_the_name_that_changed_its_meaning_is_told():
+    assert notes(ObjectiveArgs()) == []
+    assert 'aot_unpaired' in notes(ObjectiveArgs(loss_type=['aot']))[0]
+    old = ObjectiveArgs(loss_type=['aot_pair'])
+    assert problems(old) == notes(old) == [] and old.losses == {'aot': 1.0}
