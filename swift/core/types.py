@@ -438,6 +438,14 @@ class Prepares(Protocol):
 
 
 @runtime_checkable
+class Collects(Protocol):
+    """An objective with metrics that are no means over batches: they are made of what a whole evaluation collected."""
+
+    def collect(self, outputs: Outputs, batch: Batch) -> Any: ...
+    def summary(self, collected: Sequence[Any]) -> dict[str, float]: ...
+
+
+@runtime_checkable
 class Remembers(Protocol):
     """An objective whose next step depends on earlier ones: its state is saved with the run, as JSON."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from swift.core.registry import Registry
 from swift.core.types import Objective
-from swift.objectives.args import ObjectiveArgs
+from swift.objectives.args import ObjectiveArgs, TaskArgs
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     'objective',
@@ -25,3 +25,13 @@ RLHF_TYPES: Registry[Callable[[ObjectiveArgs], Objective]] = Registry(
     },
 )
 """What ``--rlhf_type`` minimises, from the flags."""
+
+TASKS: Registry[Callable[[TaskArgs], Objective]] = Registry(
+    'task',
+    {
+        'embedding': 'swift.objectives.embedding:Embed',
+        'reranker': 'swift.objectives.ranking:from_args',
+        'generative_reranker': 'swift.objectives.ranking:from_args',
+    },
+)
+"""What ``--task_type`` minimises, from the flags; ``seq_cls`` is ``classification.Classify(problem_type)``."""

@@ -125,3 +125,51 @@ def _problems_of_losses(args: ObjectiveArgs) -> list[tuple[str, str]]:
         )
         found.append(('f_divergence_type loss_type', text))
     return found
+
+
+TASK_LOSSES: dict[str, tuple[str, ...]] = {
+    'causal_lm': ('cross_entropy',),
+    'seq_cls': ('cross_entropy',),
+    'embedding': ('infonce', 'cosine_similarity', 'contrastive', 'online_contrastive', 'triplet'),
+    'reranker': ('pointwise_reranker', 'listwise_reranker'),
+    'generative_reranker': ('pointwise_reranker', 'listwise_reranker'),
+}
+"""What ``--loss_type`` may be for a task of ``swift sft``; the first is taken unless it is given."""
+
+
+@dataclass(kw_only=True)
+class TaskArgs:
+    """What classifiers, embedding models and rerankers learn from a row."""
+
+    loss_type: (
+        Literal[
+            'cross_entropy', 'infonce', 'cosine_similarity', 'contrastive', 'online_contrastive', 'triplet',
+            'pointwise_reranker', 'listwise_reranker',
+        ]
+        | None
+    ) = None  # fmt: skip
+    """Loss of the task; None: infonce for embedding, pointwise_reranker for rerankers, else the only one there is."""
+    mrl_dims: dict | str | None = None
+    """Matryoshka: weight of the loss of the first so many numbers of an embedding, as JSON: {"64": 1.0, "384": 1.0}."""
+    infonce_temperature: float = 0.1
+    """infonce: similarities are divided by it."""
+    infonce_use_batch: bool = True
+    """infonce: documents of the other rows of the optimizer step are negatives too."""
+    infonce_hard_negatives: int | None = None
+    """infonce: negatives of a row that count, cut or repeated to this number; None takes those that it has."""
+    infonce_mask_fake_negative: bool = False
+    """infonce: leave out negatives that are more alike the query than its positive and infonce_fake_neg_margin."""
+    infonce_fake_neg_margin: float = 0.1
+    """Margin of infonce_mask_fake_negative."""
+    infonce_include_qq: bool = False
+    """infonce: the other queries of the step are negatives of a query."""
+    infonce_include_dd: bool = False
+    """infonce: the other documents of the step are held against the positive document too."""
+    max_positive_samples: int = 1
+    """Rerankers: positives of a row that are used, each with the negatives."""
+    max_negative_samples: int = 7
+    """Rerankers: negatives of a row that are used."""
+    listwise_reranker_temperature: float = 1.0
+    """listwise_reranker: scores are divided by it."""
+    listwise_reranker_min_group_size: int = 2
+    """listwise_reranker: rows with fewer documents are left out."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from swift.core.types import Batch, Objective, Remembers, Source, TrainBackend
+from swift.core.types import Batch, Collects, Objective, Remembers, Source, TrainBackend
 from swift.train import finite, streams
 from swift.train.signals import Signals
 from swift.train.track import Record, Tracker
@@ -216,17 +216,23 @@ class Trainer:
             return
         self.at.evaluation_due = True
         sums: Sums = {}
+        collected: list[Any] = []
         for batch in self.evaluate_on():
             if self.signals.stop is not None:
                 return
             self.watchdog.beat(f'evaluation after step {self.at.step}')
             [batch] = self._filled([batch])
             [outputs] = self.backend.forward([batch], needs=self.objective.needs)
-            loss = self.objective(outputs, batch.to(self.backend.device))
+            batch = batch.to(self.backend.device)
+            loss = self.objective(outputs, batch)
+            if isinstance(self.objective, Collects):
+                collected.append(self.objective.collect(outputs, batch))
             for name, pair in loss.metrics.items():
                 _add(sums, name, pair)
         self.at.evaluation_due = False
         found = {f'eval_{name}': total / max(count, 1e-30) for name, (total, count) in sums.items()}
+        if isinstance(self.objective, Collects) and collected:
+            found |= {f'eval_{name}': value for name, value in self.objective.summary(collected).items()}
         metrics = {name: value for name, value in found.items() if math.isfinite(value)}
         if lost := sorted(found.keys() - metrics.keys()):
             logger.warning('evaluation after step %d: %s not finite', self.at.step, ', '.join(lost))
