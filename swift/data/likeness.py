@@ -26,10 +26,11 @@ class Likeness:
         self._digests: list[np.ndarray] = []
         self._bands: list[np.ndarray] = []
 
-    def add(self, sequences: Sequence[np.ndarray]) -> None:
-        """Take token ids of a block of sequences."""
+    def add(self, sequences: Sequence[np.ndarray], near: Sequence[bool] | None = None) -> None:
+        """Take token ids of a block of sequences; those that are not ``near`` are only asked whether they are equal."""
         self._digests.append(digests(sequences))
-        self._bands.append(_bands([each[:LONGEST] for each in sequences]))
+        limits = [LONGEST] * len(sequences) if near is None else [LONGEST * each for each in near]
+        self._bands.append(_bands([each[:limit] for each, limit in zip(sequences, limits, strict=True)]))
 
     def digests(self) -> np.ndarray:
         """Digests of all sequences so far, uint64."""

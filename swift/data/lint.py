@@ -5,7 +5,8 @@
     lint = examiner.finish()           # findings with row numbers, and statistics
     lint.refuse()                      # DataError if any finding is an error
 
-Rules that read text look at the Sample; rules that read tokens work on whole blocks of rows at once, in numpy.
+Rules that read text look at the Sample (``faults.py``); rules that read tokens work on whole blocks of rows at once, in
+numpy, and look at every sequence of a group.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from typing import Any, Literal
 import numpy as np
 
 from swift.core.errors import DataError
-from swift.core.types import ROLES, Encoded, Message, Origin, Sample
+from swift.core.types import ROLES, Encoded, Origin, Sample
+from swift.data.faults import faults, is_answered, labels
 from swift.data.likeness import Likeness
 
 EXAMPLES = 20  # rows kept for each finding
 SHOWN = 5  # of them, in one line
+CLASSES = 1000  # that are counted
 BLOCK = 1 << 18  # tokens looked at together
 CONTENT = np.isin(np.arange(len(ROLES)), [ROLES.index(role) for role in ('user', 'assistant', 'tool', 'text')])
 
@@ -50,6 +53,17 @@ RULES = {
     'empty-turn': Rule('warning', 'a turn is empty', 'fill or remove it'),
     'role-order': Rule('warning', 'roles do not alternate as in a conversation', 'check how the rows were made'),
     'same-pair': Rule('warning', 'the chosen and the rejected answer are the same', 'remove them'),
+    'empty-answer': Rule('warning', 'one answer of the pair is empty', 'remove them'),
+    'other-prompt': Rule('warning', 'the two answers of the pair have different prompts', 'give them the same prompt'),
+    'cut-answer': Rule('warning', 'one answer of the pair is the other, broken off', 'look whether it was cut short'),
+    'cut-pair': Rule(
+        'warning', 'one answer of the pair is cut by --max_length, the other is not', 'raise --max_length'
+    ),
+    'negative-margin': Rule('warning', 'the margin says that the rejected answer is better', 'exchange the answers'),
+    'no-positive': Rule('warning', 'the query has no positive text', 'remove them, or add one'),
+    'false-negative': Rule('warning', 'a negative text is the same as a positive one', 'remove it from the negatives'),
+    'unknown-class': Rule('error', 'the label is none of the classes', 'count classes from 0, or raise --num_labels'),
+    'one-label': Rule('warning', 'every row has the same label, so nothing is told apart', 'add rows of the others'),
     'duplicate': Rule('warning', 'the same content as an earlier row', 'remove them'),
     'near-duplicate': Rule('warning', 'nearly the same content as an earlier row', 'check whether both are wanted'),
     'overlap': Rule('warning', 'also among the evaluation rows', 'remove them from one side'),
@@ -76,8 +90,8 @@ class Finding:
     def __str__(self) -> str:
         rule = RULES[self.rule]
         more = ', ...' if self.count > SHOWN else ''
-        rows = ', '.join(_shortly(self.rows[:SHOWN]))
-        return f'{self.severity} {self.rule}: {self.count:,} x {rule.what} ({rule.fix}): {rows}{more}'
+        rows = f': {", ".join(_shortly(self.rows[:SHOWN]))}{more}' if self.rows else ''
+        return f'{self.severity} {self.rule}: {self.count:,} x {rule.what} ({rule.fix}){rows}'
 
 
 def _shortly(rows: Iterable[str]) -> Iterable[str]:
@@ -100,6 +114,8 @@ class Stats:
     supervised: int = 0
     shortest: int = 0
     longest: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
+    """How many rows have each flag or class; scores are not counted."""
 
     @property
     def mean(self) -> float:
@@ -118,11 +134,26 @@ class Stats:
         self.squares += int((lengths.astype(np.int64) ** 2).sum())
         self.supervised += supervised
 
+    def count(self, labels: Iterable[float]) -> None:
+        """Count the labels of a row, if they are flags or classes."""
+        for each in {int(each) for each in labels if each == int(each)}:
+            if str(each) in self.labels or len(self.labels) < CLASSES:
+                self.labels[str(each)] = self.labels.get(str(each), 0) + 1
+
+    @property
+    def balance(self) -> str:
+        """The most frequent labels with their shares of the rows that have one; nothing when none has."""
+        total = sum(self.labels.values())
+        most = sorted(self.labels.items(), key=lambda each: (-each[1], each[0]))
+        told = ', '.join(f'{label} ({count / total:.0%})' for label, count in most[:SHOWN])
+        return f'labels {told}{", ..." if len(most) > SHOWN else ""}' if total else ''
+
     def __str__(self) -> str:
         share = self.supervised / max(self.tokens, 1)
         return (
             f'{self.sequences:,} sequences, {self.tokens:,} tokens, {self.mean:.1f} ± {self.std:.1f} each '
             f'({self.shortest:,} to {self.longest:,}), {share:.1%} carry loss'
+            + (f'; {self.balance}' * bool(self.labels))
         )
 
 
@@ -164,10 +195,19 @@ class Examiner:
         stop_ids: tokens that end an answer; none switches the rules about ends off.
         control: control tokens of the template, as text.
         max_length: where truncation cuts; None means it never does.
+        classes: how many there are, where labels are numbers of classes.
     """
 
-    def __init__(self, *, stop_ids: Sequence[int] = (), control: Sequence[str] = (), max_length: int | None = None):
+    def __init__(
+        self,
+        *,
+        stop_ids: Sequence[int] = (),
+        control: Sequence[str] = (),
+        max_length: int | None = None,
+        classes: int | None = None,
+    ):
         self._stop_ids, self._max_length = np.asarray(sorted(stop_ids), np.int64), max_length
+        self._classes = classes
         longest_first = sorted(filter(None, control), key=len, reverse=True)
         self._control = re.compile('|'.join(map(re.escape, longest_first))) if longest_first else None
         self._findings = {name: Finding(name) for name in RULES}
@@ -175,18 +215,20 @@ class Examiner:
         self._block: list[tuple[Encoded, bool, bool]] = []  # sequence, ends a conversation, begins a row
         self._tokens = 0
         self._likeness = Likeness()
-        self._facts = (sorted(stop_ids), longest_first, max_length)
+        self._facts = (sorted(stop_ids), longest_first, max_length, classes)
         self._paths: dict[str, int] = {}
         self._places = array('i'), array('q')  # of each sequence: path, row
 
     def add(self, sample: Sample, encoded: Sequence[Encoded]) -> None:
         """Look at one row and its sequences."""
         self._stats.rows += 1
-        for rule in self._text_faults(sample):
+        for rule in faults(sample, control=self._control, classes=self._classes):
             self._findings[rule].add(np.zeros(1, np.int64), lambda _: str(sample.origin))
+        if not sample.steps:
+            self._stats.count(labels(sample))
         last = len(encoded) - 1
         for i, each in enumerate(encoded):
-            self._block.append((each, i == last and _is_chat(sample), i == 0))
+            self._block.append((each, i == last and _asks(sample), i == 0))
             self._tokens += len(each)
             self._places[0].append(self._paths.setdefault(each.origin.path, len(self._paths)))
             self._places[1].append(each.origin.row)
@@ -208,43 +250,42 @@ class Examiner:
             another = (paths[later] != paths[there]) | (rows[later] != rows[there])  # path#500 repeats rows as asked
             both = lambda i, earlier=earlier: f'{self._place(i)} = {self._place(earlier[i])}'
             finding.add(later[another], both)
+        if len(self._stats.labels) == 1 and self._stats.rows > 1:
+            self._findings['one-label'].count = self._stats.rows
         found = [each for each in (*self._findings.values(), *doubles) if each.count]
         return Lint(sorted(found, key=lambda each: each.severity != 'error'), self._stats)
 
-    # -------------------------------------------------------------------------------------------------------- text
-    def _text_faults(self, sample: Sample) -> Iterable[str]:
-        if self._control is not None and any(self._control.search(text) for text in _texts(sample)):
-            yield 'leaked-control'
-        if any(_is_empty(each) for each in sample.messages):
-            yield 'empty-turn'
-        if sample.messages and not _in_order(sample.messages):
-            yield 'role-order'
-        if sample.rejected is not None and sample.rejected == sample.messages:
-            yield 'same-pair'
-
-    # ------------------------------------------------------------------------------------------------------ tokens
     def _look_at_block(self) -> None:
         if not self._block:
             return
-        sequences = [each for each, _, _ in self._block]
+        rows = [each for each, _, _ in self._block]
         chats, firsts = np.asarray([each[1:] for each in self._block]).T
-        before = len(self._places[0]) - len(sequences)
-        lengths = np.asarray([len(each) for each in sequences])
-        starts = np.cumsum(lengths) - lengths
-        ids = np.concatenate([each.input_ids for each in sequences])
-        trained = np.concatenate([each.weight for each in sequences]) > 0
-        last = np.maximum.reduceat(np.where(trained, np.arange(len(ids)), -1), starts)
+        before = len(self._places[0]) - len(rows)
+        ids = np.concatenate([each.input_ids for each in rows])
+        trained = np.concatenate([each.weight for each in rows]) > 0
+        lengths = np.asarray([len(each) for each in rows])
         self._stats.add(lengths, int(trained.sum()))
-        rows = np.flatnonzero(firsts)
-        self._note('zero-loss', before + rows[np.maximum.reduceat(last, rows) < 0])  # a piece of a row may have none
+        owners, ends, whole = _sequences(rows, np.where(trained, np.arange(len(ids)), -1))
+        taught = np.zeros(len(rows), bool)
+        np.logical_or.at(taught, owners, ends >= 0)
+        begins = np.flatnonzero(firsts)  # a piece of a row may have no loss
+        silent = ~np.logical_or.reduceat(taught | _is_read(rows), begins)
+        self._note('zero-loss', before + begins[silent])
         if len(self._stop_ids):
-            open_end = chats & (last >= 0) & ~np.isin(ids[last], self._stop_ids)
-            cut = lengths >= (self._max_length or np.inf)
-            self._note('truncated', before + np.flatnonzero(open_end & cut))
-            self._note('missing-stop', before + np.flatnonzero(open_end & ~cut))
-        contents = [each.input_ids[CONTENT[each.role]] if len(each.role) else each.input_ids for each in sequences]
-        self._likeness.add(contents)
+            open_end = chats[owners] & (ends >= 0) & ~np.isin(ids[ends], self._stop_ids)
+            cut = whole >= (self._max_length or np.inf)
+            self._note('truncated', before + np.unique(owners[open_end & cut]))
+            self._note('missing-stop', before + np.unique(owners[open_end & ~cut]))
+        self._note('cut-pair', before + self._cut_pairs(rows, owners, whole))
+        contents = [each.input_ids[CONTENT[each.role]] if len(each.role) else each.input_ids for each in rows]
+        self._likeness.add(contents, near=[each.segments is None for each in rows])  # pairs share prompts and answers
         self._block, self._tokens = [], 0
+
+    def _cut_pairs(self, rows: Sequence[Encoded], owners: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        """Rows that lost a part of some sequences and not of others."""
+        long = np.bincount(owners, whole >= (self._max_length or np.inf), len(rows))
+        shortened = np.asarray([each.truncated for each in rows])
+        return np.flatnonzero(shortened & (long > 0) & (long < np.bincount(owners, minlength=len(rows))))
 
     def digests(self) -> np.ndarray:
         """A digest of the content of each sequence, uint64, for ``overlap``."""
@@ -256,6 +297,43 @@ class Examiner:
 
     def _place(self, sequence: int) -> str:
         return str(Origin(list(self._paths)[self._places[0][sequence]], self._places[1][sequence]))
+
+
+def _sequences(rows: Sequence[Encoded], places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every sequence of every row: its row, the place of its last trained token (-1 for none), and its length.
+
+    A sequence of a group ends with one of the segments that none continues, and begins with what that continues.
+
+    Args:
+        places: of trained tokens, -1 elsewhere. Int [tokens of all rows]
+    """
+    lengths = np.asarray(
+        [length for each in rows for length in (each.segments.lengths if each.segments else [len(each)])]
+    )
+    last = np.maximum.reduceat(places, np.cumsum(lengths) - lengths)  # [segments]
+    out: list[tuple[int, int, int]] = []
+    first = 0
+    for i, each in enumerate(rows):
+        if each.segments is None:
+            out.append((i, last[first], lengths[first]))
+            first += 1
+            continue
+        for leaf in each.segments.leaves:
+            path = [first + part for part in each.segments.path(leaf)]
+            out.append((i, max(last[path]), sum(lengths[path])))
+        first += len(each.segments.lengths)
+    owners, ends, whole = np.asarray(out).T
+    return owners, ends, whole
+
+
+def _is_read(rows: Sequence[Encoded]) -> np.ndarray:
+    """Rows that a head reads, so that none of their tokens needs loss."""
+    return np.asarray([bool(each.label) or each.segments is not None for each in rows])
+
+
+def _asks(sample: Sample) -> bool:
+    """Whether someone asks and is answered: a lone answer is a document to pre-train on, which needs no end."""
+    return is_answered(sample) and any(each.role == 'user' for each in sample.messages)
 
 
 def examine(rows: Iterable[tuple[Sample, Sequence[Encoded]]], **examiner: Any) -> Lint:
@@ -271,40 +349,3 @@ def overlap(train: np.ndarray, val: np.ndarray, place: Callable[[int], Origin]) 
     finding = Finding('overlap')
     finding.add(np.flatnonzero(np.isin(val, train[train != 0])), lambda i: str(place(i)))
     return finding
-
-
-def _texts(sample: Sample) -> Iterable[str]:
-    yield from filter(None, [sample.text])
-    for message in (*sample.messages, *(sample.rejected or ())):
-        yield message.content
-
-
-def _is_chat(sample: Sample) -> bool:
-    """Whether someone asks: a lone answer is a document to pre-train on, which needs no end."""
-    return any(each.role == 'user' for each in sample.messages)
-
-
-def _is_empty(message: Message) -> bool:
-    return not (message.content.strip() or message.tool_calls or (message.reasoning or '').strip())
-
-
-def _in_order(messages: Sequence[Message]) -> bool:
-    """System first, then user and assistant in turn; tool results follow a call and are answered by the assistant.
-
-    A lone answer is a document.
-    """
-    if len(messages) == 1:
-        return messages[0].role == 'assistant'
-    before = None
-    for message in messages:
-        role = message.role
-        allowed = {
-            'system': before is None,
-            'user': before in (None, 'system', 'assistant'),
-            'assistant': before in ('user', 'tool'),
-            'tool': before in ('assistant', 'tool'),
-        }
-        if not allowed[role]:
-            return False
-        before = role
-    return before == 'assistant'
