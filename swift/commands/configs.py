@@ -171,6 +171,16 @@ class RlhfConfig(SftConfig):
     objective: ObjectiveArgs = field(default_factory=ObjectiveArgs)
     reference: ReferenceArgs = field(default_factory=ReferenceArgs)
 
+    def derive(self) -> None:
+        """The established derived defaults of alignment."""
+        super().derive()
+        method = self.objective.rlhf_type
+        if method == 'orpo' and self.sources['loss_scale'] == 'default':
+            self.put('loss_scale', 'default', 'derived')
+        if method == 'rm':
+            self.fill('task_type', 'seq_cls')
+            self.fill('num_labels', 1)
+
     def check(self) -> Iterator[tuple[str, str]]:
         """Methods that are not there, losses that they do not have, references that cannot be."""
         yield from super().check()

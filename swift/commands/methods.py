@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,55 +10,52 @@ from swift.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from swift.core.types import Objective
+    from swift.train.args import TrainArgs
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """``rows`` names what a row becomes (``data.groups.ENCODERS``; None: what the template makes of it)."""
+    """``objective``: module and function that make it of the flags of its group.
 
-    objective: Callable[[Any], Objective]
+    ``rows`` names what a row becomes (``data.groups.ENCODERS``; None: what the template makes of it). ``task`` is the
+    head that the model needs.
+    """
+
+    objective: str
     rows: str | None = None
+    task: str | None = None
 
 
-def _next_token(cfg: Any) -> Objective:
-    from swift.objectives.sft import NextToken
-
-    train = cfg.train
-    return NextToken(accuracy=train.acc_strategy, dft=train.enable_dft_loss, by_channel=train.enable_channel_loss)
-
-
-def _preference(cfg: Any) -> Objective:
-    from swift.objectives import preference
-
-    return preference.from_args(cfg.objective)
-
-
-def _kto(cfg: Any) -> Objective:
-    from swift.objectives import kto
-
-    return kto.from_args(cfg.objective)
-
-
-def _simple(cfg: Any) -> Objective:
-    from swift.objectives import simple
-
-    return simple.from_args(cfg.objective)
-
-
+SFT = Method('swift.commands.methods:_next_token')
 METHODS: dict[str, Method] = {
-    'sft': Method(_next_token),
-    'pt': Method(_next_token),
-    'dpo': Method(_preference, rows='preference'),
-    'kto': Method(_kto, rows='verdict'),
-    'cpo': Method(_simple, rows='preference'),
-    'simpo': Method(_simple, rows='preference'),
-    'orpo': Method(_simple, rows='preference'),
+    'dpo': Method('swift.objectives.preference:from_args', rows='preference'),
+    'kto': Method('swift.objectives.kto:from_args', rows='verdict'),
+    'cpo': Method('swift.objectives.no_reference:contrast', rows='preference'),
+    'simpo': Method('swift.objectives.no_reference:contrast', rows='preference'),
+    'orpo': Method('swift.objectives.no_reference:orpo', rows='preference'),
+    'rm': Method('swift.objectives.reward:from_args', rows='preference', task='seq_cls'),
 }
+"""By ``--rlhf_type``."""
 
 
 def method(cfg: Any) -> Method:
     """The method that a configuration asks for."""
-    name = cfg.objective.rlhf_type if cfg.verb == 'rlhf' else cfg.verb if cfg.verb in METHODS else 'sft'
+    if cfg.verb != 'rlhf':
+        return SFT
+    name = cfg.objective.rlhf_type
     if name not in METHODS:
         raise ConfigError(f'--rlhf_type {name}: not built yet. Built: {", ".join(METHODS)}')
     return METHODS[name]
+
+
+def objective(cfg: Any) -> Objective:
+    """What the configuration's method minimises."""
+    module, _, name = method(cfg).objective.partition(':')
+    make = getattr(importlib.import_module(module), name)
+    return make(cfg.objective if cfg.verb == 'rlhf' else cfg.train)
+
+
+def _next_token(train: TrainArgs) -> Objective:
+    from swift.objectives.sft import NextToken
+
+    return NextToken(accuracy=train.acc_strategy, dft=train.enable_dft_loss, by_channel=train.enable_channel_loss)

@@ -102,7 +102,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
         watchdog.beat('loading the model', budget=START_BUDGET)
         seed_everything(cfg.train.seed)
         backend = _backend(cfg, ready, pace)
-        objective = methods.method(cfg).objective(cfg)
+        objective = methods.objective(cfg)
         rows = [source] if evaluation is None else [source, evaluation]
         compared = reference.load(cfg, ready, objective, backend, rows, watchdog.beat)
         if resumed and cfg.train.resume_only_model:

@@ -127,3 +127,59 @@ def test_what_cannot_work_is_said_before_anything_is_read(world, tmp_path, flags
 def test_rows_without_a_rejected_answer_are_named(world, tmp_path):
     with pytest.raises(SwiftError, match=r'judged.jsonl:1.*rejected'):
         align(world, '--output_dir', tmp_path, rows='judged.jsonl')
+
+
+WAYS = {
+    'kto': ['--rlhf_type', 'kto'],
+    'kto without pairs': ['--rlhf_type', 'kto', '--loss_type', 'apo_zero_unpaired'],
+    'orpo': ['--rlhf_type', 'orpo'],
+    'simpo': ['--rlhf_type', 'simpo'],
+    'cpo': ['--rlhf_type', 'cpo', '--loss_type', 'hinge'],
+    'rm': ['--rlhf_type', 'rm', '--center_rewards_coefficient', '0.01'],
+    'dpo aot': ['--loss_type', 'aot'],
+    'dpo mixed': ['--loss_type', 'sigmoid', 'bco_pair', 'sft', '--loss_weights', '0.8', '0.2', '1'],
+    'dpo full': ['--tuner_type', 'full', '--learning_rate', '1e-3'],
+    'dpo 4 bit': ['--quant_bits', '4', '--bnb_4bit_compute_dtype', 'float32'],
+    'dpo recomputed': ['--gradient_checkpointing', 'true'],
+    'dpo packed': ['--packing', 'true', '--packing_length', '256'],
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_every_way_of_alignment_lowers_its_loss_whatever_the_micro_batches(world, tmp_path, way):
+    rows = 'judged.jsonl' if way.startswith('kto') else 'pairs.jsonl'
+    flags = ['--lora_dropout', '0', '--lr_scheduler_type', 'constant', *WAYS[way]]
+    found = records(align(world, '--output_dir', tmp_path / 'a', *flags, rows=rows, steps=8))
+    assert min(each['loss'] for each in found[-3:]) < found[0]['loss']
+    split = ['--max_tokens_per_batch', '1'] if 'packed' not in way else ['--max_tokens_per_batch', '256']
+    other = records(align(world, '--output_dir', tmp_path / 'b', *flags, *split, rows=rows, steps=2))
+    for step, expected in zip(other, found, strict=False):
+        for name in step.keys() & expected.keys() - {'tokens/s', 'memory(GiB)', 'elapsed_time', 'remaining_time'}:
+            if isinstance(step[name], float):
+                assert step[name] == pytest.approx(expected[name], rel=2e-4, abs=2e-5), name
+
+
+def test_a_reward_model_is_opened_by_plain_transformers_and_scores_the_same(world, tmp_path):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    flags = ['--rlhf_type', 'rm', '--tuner_type', 'full', '--learning_rate', '1e-3', '--split_dataset_ratio', '0.2']
+    last = align(world, '--output_dir', tmp_path, *flags, steps=8)
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(last), AutoTokenizer.from_pretrained(last)
+    assert model.config.num_labels == 1
+    rows = [json.loads(line) for line in (last.parent / 'val_dataset.jsonl').read_text().splitlines()]
+    right, margins = 0, 0.0
+    for row in rows:
+        turns = row['messages']
+        both = []
+        for answer in (turns[-1]['content'], row['rejected_messages'][-1]['content']):
+            text = tokenizer.apply_chat_template([*turns[:-1], {**turns[-1], 'content': answer}], tokenize=False)
+            ids = tokenizer(text.rstrip('\n'), add_special_tokens=False, return_tensors='pt')['input_ids']
+            with torch.no_grad():
+                both.append(float(model(input_ids=ids).logits))
+        right += both[0] > both[1]
+        margins += both[0] - both[1]
+    told = [json.loads(line) for line in (last.parent / 'logging.jsonl').read_text().splitlines()]
+    told = [each for each in told if 'eval_margin' in each][-1]
+    assert told['eval_margin'] == pytest.approx(margins / len(rows), rel=1e-4)
+    assert told['eval_accuracy'] == pytest.approx(right / len(rows))
