@@ -9,7 +9,6 @@ Shapes: ``N`` sequences.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +17,8 @@ from torch import Tensor
 from swift.core.errors import ConfigError
 from swift.core.types import Batch, Forward, Loss, Outputs, Segments
 from swift.objectives.args import ObjectiveArgs
-from swift.objectives.pairs import total
-
-Reference = Callable[[list[Batch]], list[Tensor]]
+from swift.objectives.pairs import Metrics, total
+from swift.objectives.stepwide import Reference
 
 
 @dataclass(kw_only=True)
@@ -51,17 +49,13 @@ class Kto:
         good, rows = sum(int(part.sum()) for part in flags), sum(len(part) for part in flags)
         # the mean of wanted answers less that of others, as a mean over all rows
         share = (rows / good, rows / (good - rows)) if 0 < good < rows else (0.0, 0.0)
-        return [
-            {'kl': kl.expand(len(part)), 'margin_share': _choose(part.to(batch.weight.dtype), *share)}
-            for batch, part in zip(step, flags, strict=True)
-        ]
+        return [{'kl': kl.expand(len(part)), 'margin_share': _choose(part, *share)} for part in flags]
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Loss:
         policy = batch.per_sequence(outputs.logps)  # [N]
         log_u = policy - batch.per_sequence(batch.streams['ref_logps'])
         kl, share = batch.streams['kl'], batch.streams['margin_share']
-        good = wanted(batch).to(policy.device)
-        flag = good.to(policy.dtype)
+        flag = wanted(batch).to(policy)
         losses = _choose(flag, self.desirable_weight, self.undesirable_weight) * torch.sigmoid(
             _choose(flag, -self.beta, self.beta) * (log_u - kl)
         )
@@ -71,18 +65,16 @@ class Kto:
             {
                 'loss': total(losses),
                 'kl': total(kl),
-                'rewards/chosen': total(rewards[good]),
-                'rewards/rejected': total(rewards[~good]),
+                **_halves('rewards', rewards, flag),
                 'rewards/margins': ((share * rewards).sum(), torch.count_nonzero(share)),
-                'logps/chosen': total(policy[good]),
-                'logps/rejected': total(policy[~good]),
+                **_halves('logps', policy.detach(), flag),
             },
         )
 
 
 def wanted(batch: Batch) -> Tensor:
-    """Whether each answer was wanted: bool [N]."""
-    return torch.tensor([label > 0.5 for (label,) in batch.labels])
+    """1 for an answer that was wanted and 0 for another: [N]."""
+    return torch.tensor([float(label > 0.5) for (label,) in batch.labels], dtype=batch.weight.dtype)
 
 
 def mismatched(step: list[Batch]) -> list[Batch]:
@@ -119,6 +111,12 @@ def _divergence(step: list[Batch], forward: Forward, reference: Reference | None
         )
     pairs = zip(step, forward(step), reference(step), strict=True)
     return torch.cat([batch.per_sequence(out.logps - ref) for batch, out, ref in pairs]).mean().clamp(min=0)
+
+
+def _halves(name: str, values: Tensor, flag: Tensor) -> Metrics:
+    """The metric of answers that were wanted and of others, without asking a device how many there are."""
+    halves = (('chosen', flag), ('rejected', 1 - flag))
+    return {f'{name}/{half}': ((values * flag).sum(), flag.sum()) for half, flag in halves}
 
 
 def _choose(flag: Tensor, yes: float, no: float) -> Tensor:

@@ -19,6 +19,7 @@ from swift.core.types import Batch, Forward, Loss, Outputs
 from swift.objectives import pairs
 from swift.objectives.args import ObjectiveArgs
 from swift.objectives.preference import smoothed
+from swift.objectives.stepwide import Reference
 
 CERTAIN = -1e-6  # the largest mean log-probability whose odds are computed: at 0 they are infinite
 
@@ -76,7 +77,9 @@ class Contrast:
     def count(self, batch: Batch) -> int:
         return pairs.count(batch)
 
-    def prepare(self, step: list[Batch], forward: Forward, reference: object = None) -> list[dict[str, Tensor]]:
+    def prepare(
+        self, step: list[Batch], forward: Forward, reference: Reference | None = None
+    ) -> list[dict[str, Tensor]]:
         """The stream of ``pairs.nll``."""
         return pairs.tokens_per_pair(step)
 
@@ -95,7 +98,7 @@ class Orpo:
     """next-token loss of chosen answers - lambda mean log s(log odds(y_w|x) - log odds(y_l|x)).
 
     odds = p / (1 - p), log p = log pi(y|x) / |y|.  ORPO, arXiv 2403.07691, eq. 3, 4, 6 and 7; lambda is ``beta``. The
-    next-token loss is of the answer, as in eq. 2; TRL takes the prompt's tokens in.
+    next-token loss is of the answer, as the paper has it; TRL takes the prompt's tokens in.
     """
 
     beta: float = 0.1
@@ -104,7 +107,9 @@ class Orpo:
     def count(self, batch: Batch) -> int:
         return pairs.count(batch)
 
-    def prepare(self, step: list[Batch], forward: Forward, reference: object = None) -> list[dict[str, Tensor]]:
+    def prepare(
+        self, step: list[Batch], forward: Forward, reference: Reference | None = None
+    ) -> list[dict[str, Tensor]]:
         """The stream of ``pairs.nll``."""
         return pairs.tokens_per_pair(step)
 

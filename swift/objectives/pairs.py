@@ -1,5 +1,7 @@
 """Pairs of answers to one prompt, as the losses of preference see them: a few numbers per pair.
 
+A token belongs to an answer where its weight is not 0; how large the weight is matters to the next-token loss only.
+
 Shapes: ``T`` tokens, ``N`` sequences, ``P`` pairs. In a batch of pairs the sequences are chosen, rejected, chosen, ...
 """
 

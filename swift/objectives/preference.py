@@ -22,6 +22,7 @@ from swift.core.types import Batch, Forward, Loss, Outputs
 from swift.objectives import pairs, stepwide
 from swift.objectives.args import ObjectiveArgs
 from swift.objectives.pairs import Pairs
+from swift.objectives.stepwide import Reference
 
 LARGEST_EXPONENT = 40.0  # e^40 squared is still a float32
 EXO_SMOOTHING = 1e-3  # what the EXO paper takes; at 0 its loss is infinite
@@ -44,12 +45,12 @@ DIVERGENCES: dict[str, Callable[[Tensor, float], Tensor]] = {
     'js_divergence': lambda log_u, alpha: math.log(2) + F.logsigmoid(log_u),
     'alpha_divergence': alpha_divergence,
 }
-"""f'(u) of each f-divergence, from log u and the coefficient alpha.  arXiv 2309.16240, eq. 8 and table 1"""
+"""f'(u) of each f-divergence, from log u and the coefficient alpha.  arXiv 2309.16240, table 1"""
 
 
 # --------------------------------------------------------------------------------------------------------------- losses
 def smoothed(z: Tensor, epsilon: float) -> Tensor:
-    """-(1 - e) log s(z) - e log s(-z): labels are wrong with probability e.  cDPO, Mitchell 2023, eq. 3"""
+    """-(1 - e) log s(z) - e log s(-z): labels are wrong with probability e.  cDPO, ericmitchell.ai/cdpo.pdf"""
     loss = -F.logsigmoid(z)
     return loss if epsilon == 0 else (1 - epsilon) * loss - epsilon * F.logsigmoid(-z)
 
@@ -60,12 +61,12 @@ def sigmoid(p: Pairs, how: Preference) -> Tensor:
 
 
 def sigmoid_norm(p: Pairs, how: Preference) -> Tensor:
-    """-log s(beta (f'(u_w)/|y_w| - f'(u_l)/|y_l|)): length-normalised DPO.  Tulu 3, arXiv 2411.15124, eq. 6"""
+    """-log s(beta (f'(u_w)/|y_w| - f'(u_l)/|y_l|)): length-normalised DPO.  Tulu 3, arXiv 2411.15124, sec. 5.1"""
     return smoothed(how.beta * how.gap(p, per_token=True), how.label_smoothing)
 
 
 def hinge(p: Pairs, how: Preference) -> Tensor:
-    """max(0, 1 - beta h).  RSO, arXiv 2309.06657, sec. 3 (SLiC, arXiv 2305.10425, with a reference)"""
+    """max(0, 1 - beta h).  RSO, arXiv 2309.06657 (SLiC, arXiv 2305.10425, with a reference)"""
     return torch.relu(1 - how.beta * how.gap(p))
 
 
@@ -178,7 +179,7 @@ class Preference:
     """sum_k weight_k mean over pairs of loss_k; 'sft' adds the mean over the tokens of the chosen answers.
 
     ``ld_alpha``: log pi(y|x) counts a token beyond the shorter answer's length so many times.  LD-DPO, arXiv
-    2409.06411, sec. 4. ``reference_free``: pi_ref is uniform, log pi_ref = 0. aot and aot_unpaired sort the pairs of
+    2409.06411. ``reference_free``: pi_ref is uniform, log pi_ref = 0. aot and aot_unpaired sort the pairs of
     the whole optimizer step, where others sort those of a micro-batch.
     """
 
@@ -212,18 +213,13 @@ class Preference:
     def count(self, batch: Batch) -> int:
         return pairs.count(batch)
 
-    def prepare(self, step: list[Batch], forward: Forward, reference: object = None) -> list[dict[str, Tensor]]:
+    def prepare(
+        self, step: list[Batch], forward: Forward, reference: Reference | None = None
+    ) -> list[dict[str, Tensor]]:
         """Streams for what spans the step: the tokens of chosen answers, and the pulls of losses that sort pairs."""
         streams: list[dict[str, Tensor]] = pairs.tokens_per_pair(step) if 'sft' in self.losses else [{} for _ in step]
-        if self._far:
-            outputs = forward(step)
-            step = [batch.to(out.logps.device) for batch, out in zip(step, outputs, strict=True)]
-            policy = [self._log_prob(batch, out.logps) for batch, out in zip(step, outputs, strict=True)]
-            reference_ = stepwide.whole(step, [self._reference(batch) for batch in step])
-            lengths = stepwide.whole(step, [pairs.lengths(batch) for batch in step])
-            found = stepwide.pulls(step, policy, lambda all: self._mix(self._far, Pairs.of(all, reference_, lengths)))
-            streams = [before | more for before, more in zip(streams, found, strict=True)]
-        return streams
+        found = self._pulls(step, forward(step)) if self._far else [{} for _ in step]
+        return [one | other for one, other in zip(streams, found, strict=True)]
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Loss:
         policy = self._log_prob(batch, outputs.logps)  # [N]
@@ -248,6 +244,13 @@ class Preference:
                 'mean_token_accuracy': pairs.token_accuracy(outputs, batch),
             },
         )
+
+    def _pulls(self, step: list[Batch], outputs: list[Outputs]) -> list[dict[str, Tensor]]:
+        """What each log pi(y | x) does to the losses that span the step."""
+        step = [batch.to(out.logps.device) for batch, out in zip(step, outputs, strict=True)]
+        policy = [self._log_prob(batch, out.logps) for batch, out in zip(step, outputs, strict=True)]
+        fixed = [stepwide.whole(step, [of(batch) for batch in step]) for of in (self._reference, pairs.lengths)]
+        return stepwide.pulls(step, policy, lambda policy: self._mix(self._far, Pairs.of(policy, *fixed)))
 
     def _mix(self, losses: dict[str, float], p: Pairs) -> Tensor:
         """[P]"""

@@ -54,7 +54,7 @@ class BradleyTerry:
 class StepRewards:
     """-y log s(r) - (1 - y) log s(-r), the mean over steps: r the score of a solution cut after a step, y its label.
 
-    Math-Shepherd, arXiv 2312.08935, eq. 2; y is 1 or 0, or the share of continuations that came out right. A row is a
+    Math-Shepherd, arXiv 2312.08935; y is 1 or 0, or the share of continuations that came out right. A row is a
     group whose sequences are one solution cut after its first, second, ... step, so each begins with those before it.
     """
 

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from swift.core.types import Batch
 
+Reference = Callable[[list[Batch]], list[Tensor]]
+"""Log-probabilities [T] of each batch by the reference model."""
+
 
 def whole(step: list[Batch], values: list[Tensor]) -> Tensor:
     """Numbers per sequence of each micro-batch, as one tensor in the order that the rows have in the step."""

@@ -9,7 +9,6 @@ Shapes: ``V`` tokens of the vocabulary, ``T`` tokens of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from swift.objectives.references import Answer, Row
 VOCABULARY = 5
 PROMPTS = (2, 3, 9, 10, 11)  # tokens; the longer ones are shared by a pair
 ANSWERS = (1, 2, 3, 5)
-DEFAULT_PLACES = 6
+ROWS = 6
 
 
 class Weights(NamedTuple):
@@ -42,7 +41,7 @@ class Weights(NamedTuple):
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
-def preferences(seed: int, count: int = DEFAULT_PLACES, *, share: bool = True) -> list[Encoded]:
+def preferences(seed: int, count: int = ROWS, *, share: bool = True) -> list[Encoded]:
     """Pairs with margins. Some begin their answers alike, some prompts are too short to be shared."""
     random = np.random.default_rng(seed)
     rows = []
@@ -54,7 +53,7 @@ def preferences(seed: int, count: int = DEFAULT_PLACES, *, share: bool = True) -
     return rows
 
 
-def verdicts(seed: int, count: int = DEFAULT_PLACES) -> list[Encoded]:
+def verdicts(seed: int, count: int = ROWS) -> list[Encoded]:
     """Answers that somebody wanted (two of three) or did not."""
     random = np.random.default_rng(seed)
     rows = []
@@ -66,7 +65,7 @@ def verdicts(seed: int, count: int = DEFAULT_PLACES) -> list[Encoded]:
     return rows
 
 
-def solutions(seed: int, count: int = DEFAULT_PLACES) -> list[Encoded]:
+def solutions(seed: int, count: int = ROWS) -> list[Encoded]:
     """Solutions of one to three steps, cut after each: the n-th sequence ends with step n. Labels are right or wrong.
 
     What follows a step lies behind all of it but its last token, which is there twice: once to be scored.
@@ -214,19 +213,18 @@ def slopes(value: Callable[[Weights], float], at: Weights, size: float = 1e-6) -
     return np.array(found)
 
 
-@dataclass(frozen=True)
 class _Plain:
     """The bigram model in NumPy."""
 
-    weights: Weights
+    def __init__(self, weights: Weights):
+        odds = np.exp(weights.table.numpy())
+        self.table, self.value = np.log(odds / odds.sum(1, keepdims=True)), weights.value.numpy()
 
     def score(self, ids: list[int]) -> float:
-        value = self.weights.value.numpy()
-        return float(sum(value[t] for t in ids))
+        return float(sum(self.value[t] for t in ids))
 
     def logp(self, ids: list[int], t: int) -> float:
-        row = self.weights.table[ids[t - 1]].numpy()
-        return float(row[ids[t]] - np.log(np.sum(np.exp(row))))
+        return float(self.table[ids[t - 1], ids[t]])
 
 
 def sequences(row: Encoded) -> list[tuple[list[int], int]]:
