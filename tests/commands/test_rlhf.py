@@ -174,7 +174,7 @@ def test_a_reward_model_is_opened_by_plain_transformers_and_scores_the_same(worl
         both = []
         for answer in (turns[-1]['content'], row['rejected_messages'][-1]['content']):
             text = tokenizer.apply_chat_template([*turns[:-1], {**turns[-1], 'content': answer}], tokenize=False)
-            ids = tokenizer(text.rstrip('\n'), add_special_tokens=False, return_tensors='pt')['input_ids']
+            ids = tokenizer(text, add_special_tokens=False, return_tensors='pt')['input_ids']
             with torch.no_grad():
                 both.append(float(model(input_ids=ids).logits))
         right += both[0] > both[1]
