@@ -1,13 +1,14 @@
 """What the lint finds in pairs, in rows of retrieval, and in labels; it looks at every sequence of a group."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from swift.core.types import Encoded, Message, Origin, Sample
 from swift.data import groups
-from swift.data.lint import Lint, examine
+from swift.data.lint import RULES, Lint, examine
 
 from .bytes_template import STOP, encode
 
@@ -164,3 +165,9 @@ def test_texts_of_an_anchor_are_told_apart(positives, negatives, expected):
         messages=turns('q'), positives=texts(positives), negatives=texts(negatives), origin=Origin('a.jsonl', 7)
     )
     assert rules(sample, make=read) == expected
+
+
+@pytest.mark.parametrize('page', ['docs/data_formats.md', 'docs/zh/data_formats.md'])
+def test_the_page_names_every_rule(page):
+    text = (Path(__file__).parents[2] / page).read_text(encoding='utf-8')
+    assert all(f'`{rule}`' in text for rule in RULES)
