@@ -27,19 +27,22 @@ FREE = (
     'output_dir', 'add_version', 'seed', 'num_train_epochs', 'max_steps', 'learning_rate', 'run_name', 'logging_dir',
     'logging_steps', 'save_steps', 'eval_steps', 'eval_strategy', 'metric_for_best_model', 'greater_is_better',
     'gradient_accumulation_steps', 'per_device_train_batch_size', 'warmup_ratio', 'warmup_steps', 'weight_decay',
-    'hang_timeout', 'plan',
+    'hang_timeout', 'plan', 'rehearse',
 )  # fmt: skip
 """Settings of training that change neither memory nor speed; the micro-batches themselves are counted apart."""
 
 
-def foresee(cfg: SftConfig, folder: Path, source: Any, steps: int, device: str) -> None:
+def foresee(cfg: SftConfig, folder: Path, source: Any, steps: int, device: str) -> float | None:
     """Say in a line whether the run fits, as the first lines of ``swift sft`` do.
+
+    Returns:
+        The part of the memory that it takes; None with ``--plan off``.
 
     Raises:
         OutOfMemory: it was rehearsed, does not fit, and ``--plan`` is ``refuse``.
     """
     if cfg.train.plan == 'off':
-        return
+        return None
     held = meter.read(device).now
     todo = work(source, steps) if isinstance(source.feed, StoreFeed) else assume(cfg, folder)
     plan = find(cfg, folder, todo, base=held) or guess(cfg, folder, todo, base=held)
@@ -47,11 +50,12 @@ def foresee(cfg: SftConfig, folder: Path, source: Any, steps: int, device: str) 
     text = report.verdict(plan, limit)
     say(f'{"plan":<13} {text}')
     if plan.peak <= limit:
-        return
+        return plan.peak / limit
     hint = 'swift plan with the same flags says what to change; --plan off leaves this out'
     if cfg.train.plan == 'refuse' and plan.measured:
         raise OutOfMemory(f'the run {text}: {hint}')
     logger.warning('plan: the run %s: %s', text, hint)
+    return plan.peak / max(1, limit)
 
 
 def room(device: str) -> int:

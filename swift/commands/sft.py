@@ -85,7 +85,7 @@ def main(cfg: SftConfig) -> Path | None:
 
 def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, watchdog: Watchdog) -> Path | None:
     """The chain, in the order in which mistakes are cheapest to find: rows and tokens before weights."""
-    from swift.train import oom, resume
+    from swift.train import oom, rehearsal, resume
     from swift.train.trainer import Trainer
 
     started = _start_of(resumed)
@@ -94,7 +94,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
     source, evaluation = _sources(cfg, ready)
     pace = _pace(cfg, source)
     summary.data(source, evaluation, ready)
-    planned.foresee(cfg, ready.builder.info.path, source, pace.steps, device(use_cpu=cfg.train.use_cpu))
+    share = planned.foresee(cfg, ready.builder.info.path, source, pace.steps, device(use_cpu=cfg.train.use_cpu))
     _write_run_files(cfg, run, ready)
     backend: TorchBackend | None = None
     held = lambda: oom.of_model(backend.model, backend.optimizer) if backend else {}
@@ -122,6 +122,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
             )  # fmt: skip
         summary.start(run, pace, progress)
         trackers = _trackers(cfg, run)
+        rehearsed = rehearsal.wanted(cfg.train.rehearse, device=backend.device.type, steps=pace.steps, share=share)
         try:
             done = Trainer(
                 backend, objective, source, pace,
@@ -132,6 +133,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
                 best_metric=_best_metric(cfg), better=_better(cfg),
                 memory=partial(peak_memory, backend.device.type),
                 progress=progress, skipped=run / resume.SKIPPED, signals=signals, watchdog=watchdog,
+                rehearsed=source.largest() if rehearsed else (),
             ).fit()  # fmt: skip
         finally:
             for tracker in trackers:

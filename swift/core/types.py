@@ -462,6 +462,10 @@ class TrainBackend(Protocol):
         """Accumulate the gradients of one optimizer step; metrics as (sum, count)."""
         ...
 
+    def rehearse(self, micro: Callable[[], list[Batch]], objective: Objective) -> None:
+        """Forward and backward as in a step, for the memory that it takes; nothing moves, no gradient is left."""
+        ...
+
     def forward(self, micro: list[Batch], *, needs: frozenset[str] = frozenset({'logps'})) -> list[Outputs]:
         """Outputs without gradients and without dropout."""
         ...

@@ -44,13 +44,17 @@ def micro_batches(items: Sequence[Sequence[Encoded]], size: int, max_tokens: int
             are balanced by the sum of squared lengths, so that the dearest is as cheap as can be.
     """
     rows = [each for item in items for each in item]
-    if max_tokens is not None:
-        parts = balanced([len(each) for each in rows], max_tokens)
-    else:
-        ends = [0, *itertools.accumulate(len(item) for item in items)]
-        cuts = [*ends[::size], ends[-1]]
-        parts = [list(range(a, b)) for a, b in itertools.pairwise(cuts) if a < b]
+    parts = split([[len(each) for each in item] for item in items], size, max_tokens)
     return [collate([rows[i] for i in part], part) for part in parts]
+
+
+def split(items: Sequence[Sequence[int]], size: int, max_tokens: int | None = None) -> list[list[int]]:
+    """The places of the rows of each batch of ``micro_batches``, whose items have rows of these lengths."""
+    if max_tokens is not None:
+        return balanced([length for item in items for length in item], max_tokens)
+    ends = [0, *itertools.accumulate(len(item) for item in items)]
+    cuts = [*ends[::size], ends[-1]]
+    return [list(range(a, b)) for a, b in itertools.pairwise(cuts) if a < b]
 
 
 def balanced(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

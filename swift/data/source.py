@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from swift.core.types import Batch, Encoded
 from swift.data import lint, mix
 from swift.data.account import Account
 from swift.data.args import DataArgs
-from swift.data.collate import collate, micro_batches
+from swift.data.collate import collate, micro_batches, split
 from swift.data.dataset import Dataset
 from swift.data.encoding import Encode, Encoding
 from swift.data.feeds import BLOCK, MOST, WINDOW, Feed, LiveFeed, Rows, StoreFeed, StreamFeed, Window
@@ -34,6 +35,7 @@ from swift.data.progress import track
 from swift.data.store import Store, open_or_fill, store_key
 from swift.data.stream import Stream
 
+LOOKED_AT = 50_000  # rows among which the largest micro-batch is looked for
 PROBE = 64  # rows that tell how many rows go into a pack
 
 
@@ -148,6 +150,27 @@ class Source:
         store = self.feed.store
         return Evaluation(store, np.arange(len(store)), batch_size=self._batch_size, max_tokens=self._max_tokens)
 
+    def largest(self) -> list[Batch]:
+        """The micro-batch with the most tokens, then the most squared lengths, behind another one of its step if any.
+
+        Found by the lengths in the store, among the first ``LOOKED_AT`` rows: no others are read, and the source stays
+        where it stands. Empty where lengths are not known before rows are tokenised.
+        """
+        if not isinstance(self.feed, StoreFeed):
+            return []
+        worst, found, seen = (0, 0), [], 0  # found: rows of a step, and the places of those in its batches
+        for items in itertools.islice(self._steps_by_length(), len(self)):
+            rows = [row for item in items for row in item]
+            parts = split([[length for length, _ in item] for item in items], self._batch_size, self._max_tokens)
+            for i, part in enumerate(parts):
+                cost = sum(rows[j][0] for j in part), sum(rows[j][0] ** 2 for j in part)
+                if cost > worst:
+                    worst, found = cost, [(rows, each) for each in ([parts[i - 1], part] if len(parts) > 1 else [part])]
+            seen += len(rows)
+            if seen >= LOOKED_AT:
+                break
+        return [collate([rows[j][1]() for j in part], part) for rows, part in found]
+
     # ------------------------------------------------------------------------------------------------------- resume
     def state_dict(self) -> dict[str, Any]:
         """JSON: the place of the next item."""
@@ -213,6 +236,20 @@ class Source:
                 done = epoch + window.done + window.share * (i + 1) / len(packs)
                 yield [window.read(j) for j in packs[i]], Place(epoch, window.at, i + 1), done
             skip = 0
+
+    def _steps_by_length(self) -> Iterator[list[list[tuple[int, Callable[[], Encoded]]]]]:
+        """The items of each step from the first on: the length of each row, and what reads it."""
+        items = []
+        for epoch in range(math.ceil(self._epochs)):
+            for window in self.feed.windows(epoch):
+                for pack in self._packing.items(window.lengths, epoch, window.number):
+                    items.append([(int(window.lengths[i]), partial(window.read, i)) for i in pack])
+                    if len(items) == self._batch_size * self._accumulation:
+                        yield items
+                        items = []
+            if items and not self._drop_last:
+                yield items
+            items = []
 
     def _windows(self) -> Iterator[Window]:
         if self._ahead is None:

@@ -105,6 +105,12 @@ class AdamW(torch.optim.Optimizer):
         )
         update_(weight, grad, state['exp_avg'], state['exp_avg_sq'], rule, copy=self.copies.get(weight))
 
+    def prepare(self) -> None:
+        """Make the moments that the first step would make."""
+        for weight in self.places():
+            if not self.state[weight]:
+                self._begin(weight)
+
     def _begin(self, weight: Tensor) -> dict[str, Tensor]:
         zeros = {name: torch.zeros_like(weight, dtype=self.moments) for name in MOMENTS}
         self.state[weight] = {'step': torch.tensor(0.0), **zeros}

@@ -42,16 +42,20 @@ class InBackward:
         self._norms: dict[Tensor, float] = {}
         self._finite = True
 
-    def begin(self) -> None:
-        """From here on gradients are consumed. The rates of the optimizer's groups are those of this step."""
+    def begin(self, *, dry: bool = False) -> None:
+        """From here on gradients are consumed. The rates of the optimizer's groups are those of this step.
+
+        Args:
+            dry: gradients are consumed, but move nothing.
+        """
         self.running, self._finite, self._norms = True, True, {}
-        self._places = self.optimizer.places()
+        self._places = {} if dry else self.optimizer.places()
 
     def take(self, weight: Parameter, grad: Tensor) -> None:
         """Move a weight by its gradient, unless this or an earlier gradient of the step is not finite."""
         self._norms[weight] = norm = float(torch.linalg.vector_norm(grad, dtype=wide(grad.dtype)))
         self._finite = self._finite and math.isfinite(norm)
-        if self._finite:
+        if self._finite and self._places:
             self.optimizer.move(weight, grad, self._places[weight])
 
     def drop(self) -> None:

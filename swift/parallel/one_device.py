@@ -143,15 +143,21 @@ class TorchBackend:
             parameter.register_post_accumulate_grad_hook(move)
 
     # --------------------------------------------------------------------------------------------------- a step
-    def forward_backward(self, micro: list[Batch], objective: Objective) -> dict[str, tuple[Tensor, Tensor]]:
-        """Accumulate the gradient of sum(loss) / count over the micro-batches of one optimizer step."""
+    def forward_backward(
+        self, micro: list[Batch], objective: Objective, *, dry: bool = False
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Accumulate the gradient of sum(loss) / count over the micro-batches of one optimizer step.
+
+        Args:
+            dry: no weight moves within the backward pass.
+        """
         self.check_kernels(micro[0])
         count = sum(objective.count(batch) for batch in micro)
         metrics: dict[str, tuple[Tensor, Tensor]] = {}
         self._alone = len(micro) == 1
         if mover := self._in_backward if self._alone else None:
             self._set_rates()
-            mover.begin()
+            mover.begin(dry=dry)
         for batch in micro:
             batch = batch.to(self.device)
             loss = objective(self.runner.outputs(batch, objective.needs), batch)
@@ -243,6 +249,21 @@ class TorchBackend:
         elif self._good_steps % GROWTH_INTERVAL == 0:
             self.loss_scale *= 2
         return self.loss_scale >= 1.0
+
+    def rehearse(self, micro: Callable[[], list[Batch]], objective: Objective) -> None:
+        """Take the memory of a step, and leave everything but random generators as it was.
+
+        Args:
+            micro: gives the micro-batches; what it computes is part of the rehearsal. None of them is the first batch.
+        """
+        unchecked, self._unchecked = self._unchecked, False
+        if isinstance(self.optimizer, AdamW):
+            self.optimizer.prepare()
+        self.forward_backward(micro(), objective, dry=True)
+        self._drop_gradients()
+        if self._in_backward is not None:
+            self._in_backward.end([])
+        self._unchecked = unchecked
 
     # ------------------------------------------------------------------------------------------- the first batch
     def check_kernels(self, batch: Batch) -> None:

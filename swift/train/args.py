@@ -80,6 +80,9 @@ class TrainArgs:
     """When a fast path differs from its plain twin on the first batch: fall back, warn, stop, or do not look."""
     plan: Literal['warn', 'refuse', 'off'] = 'warn'
     """When the run is foreseen not to fit into memory: warn, refuse if swift plan has measured it, or do not look."""
+    rehearse: bool | None = None
+    """Run the largest batch before the first step, so that memory runs out at once or not at all; None: on an
+    accelerator, and where memory is foreseen to get scarce."""
     eval_strategy: Literal['no', 'steps', 'epoch'] | None = None
     """When to evaluate; None means as save_strategy, and never without evaluation data."""
     eval_steps: float | None = None

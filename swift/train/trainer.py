@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from swift.core.types import Batch, Collects, Objective, Remembers, Source, TrainBackend
-from swift.train import finite, streams
+from swift.train import finite, rehearsal, streams
 from swift.train.signals import Signals
 from swift.train.track import Record, Tracker
 from swift.train.watchdog import Watchdog
@@ -75,6 +75,7 @@ class Trainer:
         skipped: the journal of skipped steps, ``skipped.jsonl`` of the run.
         signals: entered by the caller, so that a signal before the first step ends the command at once.
         watchdog: entered by the caller; the loop only tells it what moves.
+        rehearsed: micro-batches that are run before the first step, without a trace.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Trainer:
         skipped: Path = Path('skipped.jsonl'),
         signals: Signals | None = None,
         watchdog: Watchdog | None = None,
+        rehearsed: Sequence[Batch] = (),
     ):
         self.backend, self.objective, self.source, self.pace = backend, objective, source, pace
         self.reference = reference
@@ -105,6 +107,7 @@ class Trainer:
             objective.load_state_dict(self.at.objective)
         self.skipped = skipped
         self.signals, self.watchdog = signals or Signals(), watchdog or Watchdog(Path(), budget=0)
+        self.rehearsed = list(rehearsed)
         self.slowest = 0.0
         self.saved: tuple[int, Path | None] = (self.at.step, None)
 
@@ -117,6 +120,9 @@ class Trainer:
             DiskError: a checkpoint or report could not be written.
         """
         with self.signals.deferred():
+            if self.rehearsed:
+                self.watchdog.beat('rehearsing the largest micro-batch')
+                rehearsal.rehearse(self.backend, self.objective, self.rehearsed, self._filled)
             if self.at.evaluation_due or (self.pace.evaluate_first and self.at.step == 0):
                 self._evaluate()
             self._loop()
@@ -145,7 +151,7 @@ class Trainer:
 
     def _step(self, micro: list[Batch]) -> None:
         started = time.perf_counter()
-        micro = self._filled(micro)
+        micro = self._filled(micro, self.objective)
         sums = self.backend.forward_backward(micro, self.objective)
         loss = sums['loss'][0].item()
         facts = self.backend.optim_step(discard=not math.isfinite(loss))
@@ -166,9 +172,9 @@ class Trainer:
         self.at.time_since_log += took
         self.slowest = max(self.slowest, took)
 
-    def _filled(self, micro: list[Batch]) -> list[Batch]:
-        forward = lambda batches: self.backend.forward(batches, needs=self.objective.needs)
-        return streams.filled(micro, self.objective, forward=forward, reference=self.reference)
+    def _filled(self, micro: list[Batch], objective: Objective) -> list[Batch]:
+        forward = lambda batches: self.backend.forward(batches, needs=objective.needs)
+        return streams.filled(micro, objective, forward=forward, reference=self.reference)
 
     def _skip(self, micro: list[Batch], loss: float, facts: dict[str, float]) -> None:
         if facts['scale_search']:  # fp16 looks for its loss scale by overflowing
@@ -221,7 +227,7 @@ class Trainer:
             if self.signals.stop is not None:
                 return
             self.watchdog.beat(f'evaluation after step {self.at.step}')
-            [batch] = self._filled([batch])
+            [batch] = self._filled([batch], self.objective)
             [outputs] = self.backend.forward([batch], needs=self.objective.needs)
             batch = batch.to(self.backend.device)
             loss = self.objective(outputs, batch)

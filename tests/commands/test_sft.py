@@ -151,3 +151,16 @@ def test_dynamic_fine_tuning_trains(world, tmp_path):
     plain = losses(train(world, '--output_dir', tmp_path / 'plain'))
     dynamic = losses(train(world, '--output_dir', tmp_path / 'dft', '--enable_dft_loss', 'true'))
     assert 0 < dynamic[0] < plain[0] / 50  # tokens of a random model have a probability of about 1/400
+
+
+def test_a_rehearsal_changes_no_loss(world, tmp_path, caplog):
+    found = []
+    for asked in ('false', 'true'):
+        with caplog.at_level('INFO'):
+            checkpoint = train(
+                world, '--output_dir', tmp_path / asked, '--rehearse', asked, '--neftune_noise_alpha', '5',
+                '--max_tokens_per_batch', '128', '--max_steps', '-1', '--num_train_epochs', '1',
+            )  # fmt: skip
+        assert ('rehearsal' in caplog.text) == (asked == 'true')
+        found.append(losses(checkpoint))
+    assert found[0] == found[1] and len(found[0]) > 1

@@ -327,3 +327,23 @@ def test_evaluation_gives_the_same_batches_every_time_in_the_order_of_rows(path,
     assert overlap.count == ROWS
     other = jsonl(tmp_path / 'b.jsonl', pairs(5, first=900))
     assert evaluation.overlap(make(other, tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    'options', [{}, {'max_tokens_per_batch': 90}, {'packing': True, 'packing_length': 120}, {'batch_size': 3}]
+)
+def test_the_largest_micro_batch_is_found_without_moving_the_source(path, tmp_path, options):
+    made = make(path, tmp_path, epochs=1, **options)
+    before = made.state_dict()
+    found = made.largest()
+    assert made.state_dict() == before
+    steps = list(made)
+    cost = lambda batch: (len(batch.input_ids), sum(n * n for n in batch.segments.lengths))
+    assert cost(found[-1]) == max(cost(batch) for step in steps for batch in step)
+    home = next(step for step in steps if any(torch.equal(b.input_ids, found[-1].input_ids) for b in step))
+    assert len(found) == min(2, len(home))
+    assert all(any(torch.equal(b.input_ids, each.input_ids) for b in home) for each in found)
+
+
+def test_rows_that_are_tokenised_while_training_have_no_largest_micro_batch(path, tmp_path):
+    assert make(path, tmp_path, max_steps=1).largest() == []
