@@ -107,7 +107,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
         compared = reference.load(cfg, ready, objective, backend, rows, watchdog.beat)
         if resumed and cfg.train.resume_only_model:
             _take_weights(backend, resumed)
-        summary.model(backend, ready.builder.info)
+        summary.model(backend, ready.builder.info, prefixes=source.lint.stats.repeated > 0)
         now = _fingerprint(cfg, ready, pace, backend, started)
         save = resume.saver(
             run, backend, source,

@@ -112,6 +112,8 @@ class Stats:
     tokens: int = 0
     squares: int = 0
     supervised: int = 0
+    repeated: int = 0
+    """Tokens that whole sequences have more, where those of a row share their beginning."""
     shortest: int = 0
     longest: int = 0
     labels: dict[str, int] = field(default_factory=dict)
@@ -133,6 +135,11 @@ class Stats:
         self.tokens += int(lengths.sum())
         self.squares += int((lengths.astype(np.int64) ** 2).sum())
         self.supervised += supervised
+
+    @property
+    def shared(self) -> float:
+        """Part of the tokens of whole sequences that is computed once instead of again."""
+        return self.repeated / max(self.tokens + self.repeated, 1)
 
     def count(self, labels: Iterable[float]) -> None:
         """Count the labels of a row, if they are flags or classes."""
@@ -266,6 +273,7 @@ class Examiner:
         lengths = np.asarray([len(each) for each in rows])
         self._stats.add(lengths, int(trained.sum()))
         owners, ends, whole = _sequences(rows, np.where(trained, np.arange(len(ids)), -1))
+        self._stats.repeated += int(whole.sum()) - int(lengths.sum())
         taught = np.zeros(len(rows), bool)
         np.logical_or.at(taught, owners, ends >= 0)
         begins = np.flatnonzero(firsts)  # a piece of a row may have no loss
