@@ -53,13 +53,18 @@ RANGES: dict[str, tuple[float, float | None]] = {
     'min_p': (0, 1),
     'top_logprobs': (0, 20),
     'write_batch_size': (1, None),
+    'lmbda': (0, 1),
+    'sft_alpha': (0, None),
+    'gkd_logits_topk': (1, None),
+    'max_completion_length': (1, None),
     'parity_kl': (0, None),
     'parity_top1': (0, 1),
 }
 # Flags that name local files or folders, or hub ids.
 PATHS = (
-    'model', 'adapters', 'ref_model', 'ref_adapters', 'dataset', 'val_dataset', 'custom_dataset_info',
-    'external_plugins', 'template', 'system', 'loss_scale', 'new_special_tokens', 'resume_from_checkpoint',
+    'model', 'adapters', 'ref_model', 'ref_adapters', 'teacher_model', 'teacher_adapters', 'dataset', 'val_dataset',
+    'custom_dataset_info', 'external_plugins', 'template', 'system', 'loss_scale', 'new_special_tokens',
+    'resume_from_checkpoint',
 )  # fmt: skip
 DATA_FILES = ('.jsonl', '.json', '.csv', '.tsv', '.parquet', '.txt', '.gguf', '.jinja', '.py', '.yaml', '.arrow')
 # What has no effect unless something else is set: flags, when they have one, what to set.
@@ -77,6 +82,7 @@ POINTLESS = (
         lambda c: c.tuner.tuner_type != 'full',
         'with --tuner_type full',
     ),
+    (('enable_dft_loss', 'enable_channel_loss'), lambda c: c.verb != 'rlhf', 'with swift rlhf'),
     (('ignore_data_skip',), lambda c: c.train.resume_only_model, 'without --resume_only_model true'),
 )  # fmt: skip
 
@@ -158,6 +164,39 @@ def reference(config: Any) -> Problems:
         yield 'ref_adapters ref_model', '--ref_model and --ref_adapters are both given: keep one'
     if asked.ref_adapters and tuner == 'full':
         yield 'ref_adapters', '--ref_adapters with --tuner_type full: merge the adapter, and give --ref_model'
+
+
+def teacher(config: Any) -> Problems:
+    """A teacher that cannot be or is not there, and flags of teaching where nobody teaches."""
+    asked, method = config.distill, config.objective.rlhf_type
+    teachers = [name for name in ('teacher_model', 'teacher_model_server') if getattr(asked, name)]
+    if method != 'gkd':
+        for name in [*teachers, *(['teacher_adapters'] if asked.teacher_adapters else [])]:
+            yield name, f'--{name} belongs to --rlhf_type gkd: leave it out for {method}'
+        return
+    if not 0 <= config.objective.strength <= 1:
+        yield 'beta', f'--beta {config.objective.beta}: for gkd from 0 (forward KL) over 0.5 (JSD) to 1 (reverse KL)'
+    if not teachers and not asked.teacher_adapters:
+        yield 'teacher_model', '--teacher_model is missing: a model id or folder, or --teacher_model_server a URL'
+    if len(teachers) > 1:
+        yield (
+            'teacher_model teacher_model_server',
+            '--teacher_model and --teacher_model_server are both given: keep one',
+        )
+    if len(asked.teacher_adapters) > 1:
+        given = ' '.join(asked.teacher_adapters)
+        yield 'teacher_adapters', f'--teacher_adapters {given}: a teacher has one adapter; give one'
+    if not asked.temperature:
+        yield 'temperature', '--temperature 0: divides the logits of student and teacher; 1 leaves them'
+    if asked.teacher_model_server:
+        if asked.gkd_logits_topk is None:
+            yield (
+                'gkd_logits_topk',
+                '--teacher_model_server tells the likeliest tokens only: give --gkd_logits_topk 64, say',
+            )
+        for name in ('seq_kd', 'teacher_adapters'):
+            if getattr(asked, name):
+                yield name, f'--{name} with --teacher_model_server: what a server says is for the server to choose'
 
 
 def pointless(config: Any) -> Iterator[str]:

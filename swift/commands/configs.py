@@ -32,6 +32,7 @@ from swift.export.args import ExportArgs
 from swift.models.args import ModelArgs
 from swift.objectives import args as objectives
 from swift.objectives.args import ObjectiveArgs
+from swift.objectives.distill_args import DistillArgs
 from swift.templates.args import TemplateArgs
 from swift.train.args import TrainArgs
 from swift.tuners.args import TunerArgs
@@ -170,6 +171,7 @@ class RlhfConfig(SftConfig):
 
     objective: ObjectiveArgs = field(default_factory=ObjectiveArgs)
     reference: ReferenceArgs = field(default_factory=ReferenceArgs)
+    distill: DistillArgs = field(default_factory=DistillArgs)
 
     def derive(self) -> None:
         """The established derived defaults of alignment."""
@@ -186,6 +188,7 @@ class RlhfConfig(SftConfig):
         yield from super().check()
         yield from objectives.problems(self.objective)
         yield from checks.reference(self)
+        yield from checks.teacher(self)
 
 
 @dataclass(kw_only=True)

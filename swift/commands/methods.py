@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """``objective``: module and function that make it of the flags of its group.
+    """``objective``: module and function that make it of a group of flags, ``flags``.
 
     ``rows`` names what a row becomes (``data.groups.ENCODERS``; None: what the template makes of it). ``task`` is the
     head that the model needs.
@@ -24,9 +24,10 @@ class Method:
     objective: str
     rows: str | None = None
     task: str | None = None
+    flags: str = 'objective'
 
 
-SFT = Method('swift.commands.methods:_next_token')
+SFT = Method('swift.commands.methods:_next_token', flags='train')
 METHODS: dict[str, Method] = {
     'dpo': Method('swift.objectives.preference:from_args', rows='preference'),
     'kto': Method('swift.objectives.kto:from_args', rows='verdict'),
@@ -34,6 +35,7 @@ METHODS: dict[str, Method] = {
     'simpo': Method('swift.objectives.no_reference:contrast', rows='preference'),
     'orpo': Method('swift.objectives.no_reference:orpo', rows='preference'),
     'rm': Method('swift.objectives.reward:from_args', rows='preference', task='seq_cls'),
+    'gkd': Method('swift.objectives.distill:from_args', flags='distill'),
 }
 """By ``--rlhf_type``."""
 
@@ -50,9 +52,9 @@ def method(cfg: Any) -> Method:
 
 def objective(cfg: Any) -> Objective:
     """What the configuration's method minimises."""
-    module, _, name = method(cfg).objective.partition(':')
-    make = getattr(importlib.import_module(module), name)
-    return make(cfg.objective if cfg.verb == 'rlhf' else cfg.train)
+    chosen = method(cfg)
+    module, _, name = chosen.objective.partition(':')
+    return getattr(importlib.import_module(module), name)(getattr(cfg, chosen.flags))
 
 
 def _next_token(train: TrainArgs) -> Objective:

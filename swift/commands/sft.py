@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swift.commands import configs, methods, planned, reference, summary
+from swift.commands import configs, distillation, methods, planned, reference, summary
 from swift.commands.configs import SftConfig
 from swift.commands.prepare import Prepared, prepare
 from swift.core import config as configuration
@@ -105,19 +105,20 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
         objective = methods.objective(cfg)
         rows = [source] if evaluation is None else [source, evaluation]
         compared = reference.load(cfg, ready, objective, backend, rows, watchdog.beat)
+        steps = distillation.begin(cfg, ready, objective, backend, source)
         if resumed and cfg.train.resume_only_model:
             _take_weights(backend, resumed)
         summary.model(backend, ready.builder.info, prefixes=source.lint.stats.repeated > 0)
         now = _fingerprint(cfg, ready, pace, backend, started)
         save = resume.saver(
-            run, backend, source,
+            run, backend, steps,
             fingerprint=now, extras=partial(_write_extras, cfg, ready), limit=cfg.train.save_total_limit,
             weights_only=cfg.train.save_only_model,
         )  # fmt: skip
         progress = None
         if resumed and not cfg.train.resume_only_model:
             progress = resume.load(
-                resumed, backend, source,
+                resumed, backend, steps,
                 fingerprint=now, run=run, allow_changes=cfg.train.resume_changed == 'allow',
             )  # fmt: skip
         summary.start(run, pace, progress)
@@ -125,7 +126,7 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
         rehearsed = rehearsal.wanted(cfg.train.rehearse, device=backend.device.type, steps=pace.steps, share=share)
         try:
             done = Trainer(
-                backend, objective, source, pace,
+                backend, objective, steps, pace,
                 reference=compared,
                 trackers=trackers,
                 evaluate_on=(lambda: evaluation) if evaluation is not None else None,
@@ -416,7 +417,8 @@ def _aligned(cfg: SftConfig, ready: Prepared) -> dict[str, Any]:
     """What alignment adds to the fingerprint."""
     if not isinstance(cfg, configs.RlhfConfig):
         return {}
-    return {'objective': vars(cfg.objective), 'reference': reference.facts(cfg, ready)}
+    distilled = {'distill': distillation.facts(cfg, ready)} if cfg.objective.rlhf_type == 'gkd' else {}
+    return {'objective': vars(cfg.objective), 'reference': reference.facts(cfg, ready), **distilled}
 
 
 def _trackers(cfg: SftConfig, run: Path) -> list[Tracker]:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SAMPLE, SPLIT, MIX, EPOCH, PACKS, BUFFER = range(1, 7)  # what the numbers are for, so that no two uses share a stream
+SAMPLE, SPLIT, MIX, EPOCH, PACKS, BUFFER, AUTHOR, DRAWS = range(
+    1, 9
+)  # what the numbers are for, so that no two uses share a stream
 
 
 def bits(count: int, *key: int) -> np.ndarray:

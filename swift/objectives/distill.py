@@ -45,6 +45,6 @@ class Distillation:
         return Loss(total, {'loss': (total.detach(), count), **metrics})
 
 
-def make(args: DistillArgs) -> Distillation:
+def from_args(args: DistillArgs) -> Distillation:
     """The objective that the flags ask for."""
     return Distillation(sft_alpha=args.sft_alpha)

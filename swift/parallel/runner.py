@@ -128,7 +128,7 @@ class Runner:
         for part in parts:
             part = layout.rounded(part) if packed and self.device.type == 'cpu' else part
             inputs = self._inputs(part)
-            with self._autocast():
+            with self.autocast():
                 if reader.own_forward:
                     found.append(reader.of_forward(inputs, self.model))
                 else:
@@ -165,7 +165,7 @@ class Runner:
         """What ``needs`` names of the targets, int64 [S] positions in the batch."""
         found: dict[str, Tensor] = {}
         told = self.teacher(batch) if 'divergence' in needs else None  # before this model's pass: it may be the same
-        with self._autocast():
+        with self.autocast():
             predicted = self._predict(batch, targets)
             if needs & {'logps', 'correct'}:
                 scores = predicted.scores(layout.padded(batch.input_ids[targets]))
@@ -183,7 +183,7 @@ class Runner:
         else:
             parts = layout.one_by_one(batch)
         places = [(part, torch.nonzero(part.weight)[:, 0]) for part in parts]
-        with self._autocast():
+        with self.autocast():
             said = [(self._predict(part, targets), len(targets)) for part, targets in places if len(targets)]
         return Predictions(layout.padded(torch.cat([each.rows[:count] for each, count in said])), said[0][0].head)
 
@@ -209,7 +209,8 @@ class Runner:
             inputs |= {'position_ids': batch.position_ids[None], 'segments': batch.segments}
         return inputs
 
-    def _autocast(self) -> AbstractContextManager:
+    def autocast(self) -> AbstractContextManager:
+        """The precision that the settings ask for."""
         if self.settings.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.settings.autocast))

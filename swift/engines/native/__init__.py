@@ -5,6 +5,7 @@ worker.py     the thread                  calls between steps, and what happens 
 scheduler.py  step                        which answers get a token now
 runner.py     prefill, decode             the model's forward pass;  adapters.py  peft
 cache.py      select, trim, join          rows of the KV cache
+together.py   answer                      all requests at once, without the thread: for training
 sample.py     choose                      logits become tokens
 answer.py     accept                      a token joins its answer;  text.py  tokens become text
 api.py        TransformersEngine          messages in, chat completions out;  chat.py  the words of that API

@@ -23,9 +23,12 @@ CACHE_NAMES = ('past_key_values', 'cache_params')  # attention and hybrid models
 
 
 class Runner:
-    """A transformers causal LM and the adapters on it. Not thread-safe: one thread owns it."""
+    """A transformers causal LM and the adapters on it. Not thread-safe: one thread owns it.
 
-    def __init__(self, model: nn.Module):
+    ``choose_adapters`` False leaves those at work that are, whatever requests name.
+    """
+
+    def __init__(self, model: nn.Module, *, choose_adapters: bool = True):
         self.model = model.eval()
         base = self._base()
         self._accepts = frozenset(inspect.signature(base.forward).parameters)
@@ -36,9 +39,8 @@ class Runner:
         if self._cache_name == 'cache_params':  # never padded here, and these models misread a mask of the past
             self._accepts -= {'attention_mask'}
         self.config = base.config
-        self._inner = {
-            name: name for name in getattr(model, 'peft_config', ())
-        }  # our name -> peft's, where any text will do
+        names = getattr(model, 'peft_config', ()) if choose_adapters else ()
+        self._inner = {name: name for name in names}  # our name -> peft's, where any text will do
         self._numbers = itertools.count()
         self._active: object = UNKNOWN  # str | None, once known
         empty = kv.make(self.config)

@@ -1,0 +1,163 @@
+"""swift rlhf --rlhf_type gkd: who teaches, and who writes the completions that are learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift.commands.prepare import Prepared
+from swift.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from swift.commands.configs import RlhfConfig
+    from swift.core.types import Builder, Objective, Request, Source
+    from swift.parallel.one_device import TorchBackend
+    from swift.parallel.runner import Runner
+    from swift.parallel.teacher import Says
+    from swift.rollout.completions import Write
+
+ADAPTER = 'teacher'
+AT_ONCE = 64  # completions that are written together
+Lend = Callable[[], AbstractContextManager['nn.Module']]
+
+
+def begin(cfg: Any, ready: Prepared, objective: Objective, backend: TorchBackend, source: Source) -> Source:
+    """Give the backend a teacher, if ``objective`` learns from one.
+
+    Returns:
+        The steps to train on: those of ``source``, or the same with other completions.
+
+    Raises:
+        ConfigError: the teacher speaks of other tokens than the student.
+    """
+    from swift.kernels.divergence import Divergence
+    from swift.parallel.teacher import Teacher
+
+    if 'divergence' not in objective.needs:
+        return source
+    asked = cfg.distill
+    says, lend = _teacher(cfg, ready, backend)
+    how = Divergence(cfg.objective.strength, asked.temperature, asked.gkd_logits_topk)
+    backend.runner.teacher = Teacher(says, how)
+    if not asked.lmbda and not asked.seq_kd:
+        return source
+    return _rewritten(cfg, ready, backend, source, lend)
+
+
+def facts(cfg: RlhfConfig, ready: Prepared) -> dict[str, Any]:
+    """What decides what is learned, for a resumed run to be compared with."""
+    from swift.train import fingerprint
+
+    asked = cfg.distill
+    folder = ready.builder.info.path if asked.teacher_model is None else _builder(cfg).info.path
+    return {
+        **vars(asked),
+        'teacher_model': None if asked.teacher_model_server else fingerprint.of_folder(folder),
+        'teacher_adapters': [fingerprint.of_folder(Path(each)) for each in asked.teacher_adapters],
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- teacher
+def _teacher(cfg: RlhfConfig, ready: Prepared, backend: TorchBackend) -> tuple[Says, Lend | None]:
+    """What the teacher says, and how it is lent to write completions; a server is not."""
+    from swift.parallel import reference, teacher
+    from swift.parallel.answering import lent
+
+    asked = cfg.distill
+    if asked.teacher_model_server:
+        from swift.parallel.remote import Server
+
+        assert asked.gkd_logits_topk is not None, 'checked with the flags'
+        return Server(asked.teacher_model_server, top=asked.gkd_logits_topk), None
+    if asked.teacher_model in (None, cfg.model.model) and cfg.tuner.tuner_type != 'full':
+        adapter = _own_adapter(cfg, backend)
+        return teacher.switched(backend, adapter), lambda: lent(backend.runner, reference.other(backend.model, adapter))
+    builder = _builder(cfg)
+    _same_tokens(ready.builder, builder)
+    runner = reference.frozen_runner(builder, backend.settings)
+    return runner.predictions, lambda: lent(runner)
+
+
+def _own_adapter(cfg: RlhfConfig, backend: TorchBackend) -> str | None:
+    """The name of the teacher's adapter on the student's own model; None: the model without any."""
+    if not cfg.distill.teacher_adapters:
+        return None
+    from swift.tuners import lora
+
+    lora.add_frozen(backend.model, cfg.distill.teacher_adapters[0], ADAPTER)  # type: ignore[arg-type]
+    return ADAPTER
+
+
+def _builder(cfg: RlhfConfig) -> Builder:
+    """The teacher as a model of its own, loaded as the student is."""
+    from swift import models
+
+    asked = cfg.distill
+    if asked.teacher_model in (None, cfg.model.model):
+        builder = models.load(cfg.model)
+    else:
+        args = replace(
+            cfg.model,
+            model=asked.teacher_model,
+            model_type=asked.teacher_model_type,
+            model_revision=asked.teacher_model_revision,
+            new_special_tokens=[],
+        )
+        builder = models.load(args)
+    if asked.teacher_adapters:
+        from swift.tuners import lora
+
+        builder = lora.continued(builder, asked.teacher_adapters)
+    return builder
+
+
+def _same_tokens(student: Builder, teacher: Builder) -> None:
+    """Raises ConfigError when an id that both have is another token to each."""
+    names = [{id: token for token, id in each.tokenizer.get_vocab().items()} for each in (student, teacher)]
+    ours, theirs = names
+    if differing := sorted(id for id in ours.keys() & theirs.keys() if ours[id] != theirs[id]):
+        id = differing[0]
+        raise ConfigError(
+            f'--teacher_model {teacher.info.id} does not share the tokens of {student.info.id}: {len(differing)} ids '
+            f'differ, {id} is {theirs[id]!r} there and {ours[id]!r} here. Distillation compares probabilities of the '
+            'same tokens: take a teacher of the same family'
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------- completions
+def _rewritten(cfg: RlhfConfig, ready: Prepared, backend: TorchBackend, source: Source, lend: Lend | None) -> Source:
+    """Steps whose completions the student writes, and the teacher the others' with ``--seq_kd``."""
+    from swift.core.types import Sampling
+    from swift.parallel.answering import lent
+    from swift.rollout.completions import Rewritten, Rules
+
+    asked = cfg.distill
+    rules = Rules(
+        share=asked.lmbda,
+        sampling=Sampling(max_tokens=asked.max_completion_length, temperature=asked.temperature),
+        max_length=ready.max_length,
+        seed=cfg.train.seed,
+        max_tokens=cfg.data.max_tokens_per_batch,
+    )
+    student = _writer(ready, backend.runner, lambda: lent(backend.runner))
+    teacher = _writer(ready, backend.runner, lend) if asked.seq_kd and lend is not None else None
+    return Rewritten(source, rules, student=student, teacher=teacher)
+
+
+def _writer(ready: Prepared, student: Runner, lend: Lend) -> Write:
+    from swift.engines.native import chat, together
+    from swift.engines.native.scheduler import Limits
+
+    stops = (*ready.template.stop_ids, *chat.end_ids(student.base.generation_config))
+    limits = Limits(ready.max_length, max_batch_size=AT_ONCE)
+
+    def write(requests: Sequence[Request]) -> list[tuple[int, ...]]:
+        with lend() as model:
+            return together.answer(model, requests, stop_ids=stops, limits=limits)
+
+    return write

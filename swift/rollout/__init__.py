@@ -1,0 +1,1 @@
+"""Floor 4: steps whose completions are written while training runs."""
