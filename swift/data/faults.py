@@ -8,12 +8,11 @@ from collections.abc import Iterable, Sequence
 from swift.core.types import Message, Sample
 
 
-def faults(sample: Sample, *, control: re.Pattern[str] | None = None, classes: int | None = None) -> Iterable[str]:
+def faults(sample: Sample, *, control: re.Pattern[str] | None = None) -> Iterable[str]:
     """The rules that a row breaks.
 
     Args:
         control: finds control tokens of the template in a text.
-        classes: how many there are, where labels are numbers of classes.
     """
     if control is not None and any(control.search(text) for text in _texts(sample)):
         yield 'leaked-control'
@@ -21,14 +20,13 @@ def faults(sample: Sample, *, control: re.Pattern[str] | None = None, classes: i
         yield 'empty-turn'
     if sample.messages and not _in_order(sample.messages, answered=is_answered(sample)):
         yield 'role-order'
-    if classes is not None and any(not 0 <= each < classes or each != int(each) for each in labels(sample)):
-        yield 'unknown-class'
     if sample.rejected is not None:
         yield from _pair_faults(sample.messages, sample.rejected)
         if sample.margin is not None and sample.margin < 0:
             yield 'negative-margin'
-    if sample.positives or sample.negatives:
-        yield from _retrieval_faults(sample)
+    positives = [_said(each) for each in sample.positives]
+    if any(_said(each) in positives for each in sample.negatives):
+        yield 'false-negative'
 
 
 def is_answered(sample: Sample) -> bool:
@@ -58,14 +56,6 @@ def _pair_faults(better: Sequence[Message], worse: Sequence[Message]) -> Iterabl
         yield 'other-prompt'
     elif parting == len(better) - 1 == len(worse) - 1 and _is_beginning(better[-1], worse[-1]):
         yield 'cut-answer'
-
-
-def _retrieval_faults(sample: Sample) -> Iterable[str]:
-    positives, negatives = ([_said(each) for each in side] for side in (sample.positives, sample.negatives))
-    if not positives:
-        yield 'no-positive'
-    if any(each in positives for each in negatives):
-        yield 'false-negative'
 
 
 def _is_beginning(a: Message, b: Message) -> bool:

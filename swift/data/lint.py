@@ -60,9 +60,7 @@ RULES = {
         'warning', 'one answer of the pair is cut by --max_length, the other is not', 'raise --max_length'
     ),
     'negative-margin': Rule('warning', 'the margin says that the rejected answer is better', 'exchange the answers'),
-    'no-positive': Rule('warning', 'the query has no positive text', 'remove them, or add one'),
     'false-negative': Rule('warning', 'a negative text is the same as a positive one', 'remove it from the negatives'),
-    'unknown-class': Rule('error', 'the label is none of the classes', 'count classes from 0, or raise --num_labels'),
     'one-label': Rule('warning', 'every row has the same label, so nothing is told apart', 'add rows of the others'),
     'duplicate': Rule('warning', 'the same content as an earlier row', 'remove them'),
     'near-duplicate': Rule('warning', 'nearly the same content as an earlier row', 'check whether both are wanted'),
@@ -202,19 +200,10 @@ class Examiner:
         stop_ids: tokens that end an answer; none switches the rules about ends off.
         control: control tokens of the template, as text.
         max_length: where truncation cuts; None means it never does.
-        classes: how many there are, where labels are numbers of classes.
     """
 
-    def __init__(
-        self,
-        *,
-        stop_ids: Sequence[int] = (),
-        control: Sequence[str] = (),
-        max_length: int | None = None,
-        classes: int | None = None,
-    ):
+    def __init__(self, *, stop_ids: Sequence[int] = (), control: Sequence[str] = (), max_length: int | None = None):
         self._stop_ids, self._max_length = np.asarray(sorted(stop_ids), np.int64), max_length
-        self._classes = classes
         longest_first = sorted(filter(None, control), key=len, reverse=True)
         self._control = re.compile('|'.join(map(re.escape, longest_first))) if longest_first else None
         self._findings = {name: Finding(name) for name in RULES}
@@ -222,14 +211,14 @@ class Examiner:
         self._block: list[tuple[Encoded, bool, bool]] = []  # sequence, ends a conversation, begins a row
         self._tokens = 0
         self._likeness = Likeness()
-        self._facts = (sorted(stop_ids), longest_first, max_length, classes)
+        self._facts = (sorted(stop_ids), longest_first, max_length)
         self._paths: dict[str, int] = {}
         self._places = array('i'), array('q')  # of each sequence: path, row
 
     def add(self, sample: Sample, encoded: Sequence[Encoded]) -> None:
         """Look at one row and its sequences."""
         self._stats.rows += 1
-        for rule in faults(sample, control=self._control, classes=self._classes):
+        for rule in faults(sample, control=self._control):
             self._findings[rule].add(np.zeros(1, np.int64), lambda _: str(sample.origin))
         if not sample.steps:
             self._stats.count(labels(sample))

@@ -134,15 +134,6 @@ def read(sample):
 def test_texts_with_classes_need_no_loss_and_no_answer():
     rows = [Sample(messages=turns(text), label=i % 3, origin=Origin('a.jsonl', i)) for i, text in enumerate('abcdef')]
     assert rules(*rows, make=read) == {}
-    assert rules(*rows, make=read, classes=3) == {}
-    assert rules(*rows, make=read, classes=2) == {'unknown-class': ['a.jsonl:2', 'a.jsonl:5']}
-
-
-@pytest.mark.parametrize('label', [-1, 3, 0.5, [0, 3]])
-def test_a_class_is_a_number_below_the_number_of_classes(label):
-    rows = [Sample(messages=turns(text), label=i, origin=Origin('a.jsonl', i)) for i, text in enumerate('ab')]
-    bad = Sample(messages=turns('c'), label=label, origin=Origin('a.jsonl', 7))
-    assert rules(*rows, bad, make=read, classes=3) == {'unknown-class': ['a.jsonl:7']}
 
 
 def test_scores_are_not_counted_as_classes():
@@ -154,7 +145,6 @@ def test_scores_are_not_counted_as_classes():
     ('positives', 'negatives', 'expected'),
     [
         ('a', 'bc', {}),
-        ('', 'b', {'no-positive': ['a.jsonl:7']}),
         ('a', 'ba', {'false-negative': ['a.jsonl:7']}),
         ('a ', 'b', {'empty-turn': ['a.jsonl:7']}),
     ],
