@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.adamw import adamw as torch_adamw
 
 from swift.core.types import Segments
-from swift.kernels import gated, norm
+from swift.kernels import adamw, check, gated, norm, rotary
 from swift.kernels.attention import packed_attention
 from swift.kernels.logprobs import Head, linear_logprobs
 from swift.kernels.lora import Member, lora_group, plain_group
 
 EPS, SCALE = 1e-5, 4.0
+RULE = adamw.Rule(lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, step=3, scale=0.5, key=7)
 Made = Sequence[Tensor]
 
 
@@ -51,7 +53,7 @@ SHAPES = {
 class Case:
     """``make(shape)`` gives tensors on the CPU in fp32; those numbered in ``learns`` have gradients.
 
-    ``fast`` and ``plain`` take (tensors, shape) and give outputs.
+    ``fast`` and ``plain`` take (tensors, shape) and give outputs. ``moves``: they write into the tensors.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Case:
     learns: tuple[int, ...]
     fast: Callable[[Made, Shape], Made]
     plain: Callable[[Made, Shape], Made]
+    moves: bool = False
 
 
 def _rand(*shape: int) -> Tensor:
@@ -74,6 +77,47 @@ def _attention(x: Made, shape: Shape, *, fast: bool) -> Made:
 def _attention_tensors(shape: Shape) -> Made:
     heads, groups, width = shape.heads
     return [_rand(1, count, shape.tokens, width) for count in (heads, groups, groups)]
+
+
+def _group(shape: Shape) -> Segments:
+    """Half the tokens are a prefix, the rest four sequences that go on after it."""
+    part = shape.tokens // 8
+    return Segments((shape.tokens - 4 * part, *(part,) * 4), (-1, 0, 0, 0, 0))
+
+
+def _turning_tensors(shape: Shape) -> Made:
+    """Queries and keys as linear layers leave them, and cosines and sines."""
+    heads, groups, width = shape.heads
+    angles = torch.arange(shape.tokens)[:, None] * 10000.0 ** -torch.linspace(0, 1, width // 2)
+    q, k = (_rand(1, shape.tokens, count, width) for count in (heads, groups))
+    return [q, k, *(each.repeat(1, 2)[None] for each in (angles.cos(), angles.sin()))]
+
+
+def _heads_first(x: Made) -> Made:
+    return [each.transpose(1, 2) for each in x[:2]]
+
+
+def _step_tensors(shape: Shape) -> Made:
+    """A weight, its gradient and moments."""
+    weight, grad, mean, square = (_rand(shape.inner, shape.d) for _ in range(4))
+    return [weight, grad, mean, square.square()]
+
+
+def _step(x: Made, shape: Shape) -> Made:
+    weight, grad, mean, square = x
+    adamw.update_(weight, grad, mean, square, RULE)
+    return [weight, mean, square]
+
+
+def _torch_step(x: Made, shape: Shape) -> Made:
+    """The same as torch takes it, one operation after the other."""
+    weight, grad, mean, square = x
+    (beta1, beta2), before = RULE.betas, torch.tensor(RULE.step - 1.0)
+    torch_adamw(
+        [weight], [grad * RULE.scale], [mean], [square], [], [before], foreach=False, amsgrad=False, beta1=beta1,
+        beta2=beta2, lr=RULE.lr, weight_decay=RULE.weight_decay, eps=RULE.eps, maximize=False,
+    )  # fmt: skip
+    return [weight, mean, square]
 
 
 def _targets(x: Made) -> Tensor:
@@ -100,6 +144,7 @@ def _members(x: Made) -> list[Member]:
     return [Member(lambda w=x[i]: w, None, x[i + 1], x[i + 2], SCALE) for i in range(1, len(x), 3)]
 
 
+PREFIX = check.CASES['prefix attention']
 CASES = {
     case.name: case
     for case in (
@@ -123,5 +168,15 @@ CASES = {
             'gated', lambda s: [_rand(s.tokens, s.inner), _rand(s.tokens, s.inner)], (0, 1),
             lambda x, shape: [gated.gated(x[0], x[1])], lambda x, shape: [F.silu(x[0]) * x[1]],
         ),
+        Case(
+            'rotary', _turning_tensors, (0, 1),
+            lambda x, shape: rotary.rotary(*_heads_first(x), x[2], x[3]),
+            lambda x, shape: [rotary.plain(each, x[2], x[3]) for each in _heads_first(x)],
+        ),
+        Case(
+            'shared prefix', _attention_tensors, (0, 1, 2),
+            lambda x, shape: [PREFIX.fast(*x, _group(shape))], lambda x, shape: [PREFIX.plain(*x, _group(shape))],
+        ),
+        Case('adamw', _step_tensors, (), _step, _torch_step, moves=True),
     )
 }  # fmt: skip

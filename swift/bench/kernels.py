@@ -66,7 +66,7 @@ def _measure(case: Case, shape_name: str, device: str, dtype: torch.dtype, tries
     shape = SHAPES[shape_name]
     torch.manual_seed(0)
     made = [tensor.to(dtype) for tensor in case.make(shape)]
-    pulls = [torch.randn_like(out) for out in case.plain(made, shape)]
+    pulls = [torch.randn_like(out) for out in case.plain([x.clone() for x in made], shape)]
     truth = _run(case, case.plain, [x.double() for x in made], pulls, shape)[1]
     inputs, pulls = [x.to(device) for x in made], [pull.to(device) for pull in pulls]
     times: dict[str, list[float]] = {'fast': [], 'plain': []}
@@ -86,10 +86,13 @@ def _measure(case: Case, shape_name: str, device: str, dtype: torch.dtype, tries
 def _run(case: Case, function: Any, made: Made, pulls: Made, shape: Shape) -> tuple[float, list[Tensor]]:
     """Seconds of forward and backward, and outputs and gradients."""
     inputs = [x.detach().requires_grad_(i in case.learns) for i, x in enumerate(made)]
+    if case.moves:
+        inputs = [x.clone() for x in inputs]
     _wait(made[0].device)
     start = time.perf_counter()
     out = function(inputs, shape)
-    torch.autograd.backward(list(out), [pull.to(each.dtype) for pull, each in zip(pulls, out, strict=True)])
+    if case.learns:
+        torch.autograd.backward(list(out), [pull.to(each.dtype) for pull, each in zip(pulls, out, strict=True)])
     _wait(made[0].device)
     seconds = time.perf_counter() - start
     return seconds, [*(each.detach() for each in out), *(inputs[i].grad for i in case.learns)]
