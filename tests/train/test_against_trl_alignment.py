@@ -1,7 +1,7 @@
 """Alignment against TRL's trainers: the same rows in the same order, the same ten losses, gradient norms and metrics.
 
-What TRL takes over a micro-batch (the mean of the next-token loss, the KL term of KTO, the sorting of AOT) is taken over
-the optimizer step here, so TRL's micro-batch is the whole step, while ours is split however the run likes.
+What TRL takes over a micro-batch (the mean of the next-token loss, the KL term of KTO, the sorting of AOT) is taken
+over the optimizer step here, so TRL's micro-batch is the whole step, while ours is split however the run likes.
 """
 
 import json
@@ -83,20 +83,23 @@ def ours(world, way, flags, kind):
     return [json.loads(line) for line in (out / 'logging.jsonl').read_text().splitlines()]
 
 
-def theirs(world, way, trainer, config, flags, kind, **more):
+def theirs(world, way, trainer, config, flags, kind, adapter=None):
     from datasets import Dataset
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     scores = kind.startswith('rm')
     folder = world / ('scorer' if scores else 'model')
     model = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(folder)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
     args = config(
         output_dir=str(world / f'theirs-{way}'), per_device_train_batch_size=ROWS, use_cpu=True, bf16=False,
         gradient_checkpointing=False, train_sampling_strategy='sequential', disable_tqdm=True, **SHARED, **flags,
     )  # fmt: skip
     data = Dataset.from_list([theirs_row(i, kind) for i in range(STEPS * ROWS)])
     tokenizer = AutoTokenizer.from_pretrained(world / 'model')
-    run = trainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, **more)
+    run = trainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
     run.train()
     return [record for record in run.state.log_history if 'loss' in record]
 
@@ -143,6 +146,18 @@ def test_dpo_takes_the_same_ten_steps(world, way):
         'rewards/chosen', 'rewards/rejected', 'rewards/accuracies', 'rewards/margins', 'logps/chosen', 'logps/rejected',
         'mean_token_accuracy',
     }  # fmt: skip
+
+
+def test_dpo_of_an_adapter_whose_start_is_its_reference_takes_the_same_ten_steps(world):
+    from peft import LoraConfig, get_peft_model
+    from trl import DPOConfig, DPOTrainer
+
+    start = world / 'adapter'
+    how = LoraConfig(task_type='CAUSAL_LM', r=4, target_modules=['q_proj', 'down_proj'], init_lora_weights=False)
+    get_peft_model(tiny.model(), how).save_pretrained(start)
+    expected = theirs(world, 'adapter', DPOTrainer, DPOConfig, {}, 'pairs', adapter=start)
+    flags = {'tuner_type': 'lora', 'adapters': start, 'ref_adapters': start}
+    compare(ours(world, 'adapter', flags, 'pairs'), expected)
 
 
 # ----------------------------------------------------------------------------------------------------------------- KTO
