@@ -6,6 +6,7 @@ the model then computes it once. Sums over a sequence run over what it continues
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,20 +25,27 @@ def group(members: Sequence[Encoded], *, label: tuple[float, ...] = (), share: b
     """Sequences as one row, [prefix, rest of the first, rest of the second, ...], or end to end if they share none."""
     size = _common(members) if share and len(members) > 1 else 0
     if size < SHORTEST:
-        segments, parts = Segments(tuple(len(each) for each in members)), [(each, 0) for each in members]
-    else:
-        rests = tuple(len(each) - size for each in members)
-        segments = Segments((size, *rests), (-1, *[0] * len(rests)))
-        parts = [(_cut(members[0], 0, size), 0), *((each, size) for each in members)]
-    return replace(
-        members[0],
-        input_ids=np.concatenate([each.input_ids[start:] for each, start in parts]),
-        weight=np.concatenate([each.weight[start:] for each, start in parts]),
-        role=np.concatenate([each.role[start:] for each, start in parts]),
-        truncated=any(each.truncated for each in members),
-        segments=segments,
-        label=label,
-    )
+        return _laid(members, members, (), label)
+    rests = [_cut(each, size, len(each)) for each in members]
+    return _laid(members, [_cut(members[0], 0, size), *rests], (-1, *[0] * len(rests)), label)
+
+
+def chain(members: Sequence[Encoded], *, label: tuple[float, ...] = ()) -> Encoded:
+    """Sequences each of which goes on where the one before it ends, as one row that has what they share once.
+
+    [common to the first two, rest of the first, common to the second and third beyond that, rest of the second, ...]
+    """
+    shared = [_common(pair) for pair in itertools.pairwise(members)]
+    if not shared or shared[0] < SHORTEST or any(b <= a for a, b in itertools.pairwise(shared)):
+        return group(members, label=label)
+    parts: list[Encoded] = []
+    parents: list[int] = []
+    for i, (start, end) in enumerate(itertools.pairwise([0, *shared])):
+        trunk = 2 * i  # segments 2i are the trunk, each followed by the rest of sequence i
+        parts += [_cut(members[i], start, end), _cut(members[i], end, len(members[i]))]
+        parents += [trunk - 2 if i else -1, trunk]
+    last = members[-1]
+    return _laid(members, [*parts, _cut(last, shared[-1], len(last))], (*parents, 2 * len(shared) - 2), label)
 
 
 def preference(encode: Encode, sample: Sample) -> list[Encoded]:
@@ -73,7 +81,22 @@ def verdict(encode: Encode, sample: Sample) -> list[Encoded]:
     return [replace(whole, segments=segments, label=(float(sample.label),))]
 
 
-ENCODERS = {'preference': preference, 'verdict': verdict}
+def steps(encode: Encode, sample: Sample) -> list[Encoded]:
+    """[answer up to its first step, up to its second, ...], steps on lines of their own; the label has one for each."""
+    if not sample.steps:
+        raise RowError('no steps: a process-reward row needs completions, and as many labels')
+    if not isinstance(sample.label, list) or len(sample.label) != len(sample.steps):
+        raise RowError(f'label {sample.label!r}: one number for each of the {len(sample.steps)} steps')
+    answers = ('\n'.join(sample.steps[: i + 1]) for i in range(len(sample.steps)))
+    asked = replace(sample, steps=(), label=None)
+    members = [_one(encode, asked, (*sample.messages, Message('assistant', each))) for each in answers]
+    kept = [each for each in members if each is not None]
+    if len(kept) < len(members):  # too long, and left out on purpose
+        return []
+    return [chain(kept, label=tuple(map(float, sample.label)))]
+
+
+ENCODERS = {'preference': preference, 'verdict': verdict, 'steps': steps}
 """What a task makes of a row: (template's encode, Sample) -> rows for the store."""
 
 
@@ -97,6 +120,21 @@ def _common(members: Sequence[Encoded]) -> int:
         same = (first.input_ids[:size] == each.input_ids[:size]) & (first.weight[:size] == each.weight[:size])
         size = size if same.all() else int(np.argmin(same))
     return size
+
+
+def _laid(
+    members: Sequence[Encoded], parts: Sequence[Encoded], parents: tuple[int, ...], label: tuple[float, ...]
+) -> Encoded:
+    """The row of ``members`` whose segments are ``parts``."""
+    return replace(
+        members[0],
+        input_ids=np.concatenate([each.input_ids for each in parts]),
+        weight=np.concatenate([each.weight for each in parts]),
+        role=np.concatenate([each.role for each in parts]),
+        truncated=any(each.truncated for each in members),
+        segments=Segments(tuple(len(each) for each in parts), parents),
+        label=label,
+    )
 
 
 def _cut(each: Encoded, start: int, end: int) -> Encoded:
