@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from swift.core.registry import Registry
 from swift.core.types import Objective
-from swift.objectives.args import ObjectiveArgs, TaskArgs
+from swift.objectives.args import TaskArgs
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     'objective',
@@ -13,19 +13,6 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         'pt': 'swift.objectives.sft:NextToken',
     },
 )
-RLHF_TYPES: Registry[Callable[[ObjectiveArgs], Objective]] = Registry(
-    'rlhf_type',
-    {
-        'dpo': 'swift.objectives.preference:from_args',
-        'kto': 'swift.objectives.kto:from_args',
-        'cpo': 'swift.objectives.no_reference:contrast',
-        'simpo': 'swift.objectives.no_reference:contrast',
-        'orpo': 'swift.objectives.no_reference:orpo',
-        'rm': 'swift.objectives.reward:from_args',
-    },
-)
-"""What ``--rlhf_type`` minimises, from the flags."""
-
 TASKS: Registry[Callable[[TaskArgs], Objective]] = Registry(
     'task',
     {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from swift.objectives import RLHF_TYPES
+from swift.objectives import kto, no_reference, preference, reward
 from swift.objectives.args import ObjectiveArgs, notes, problems
 
 
@@ -43,20 +43,14 @@ def test_what_works_is_left_alone():
     assert problems(ObjectiveArgs(rlhf_type='grpo', beta=0.0)) == []
 
 
-@pytest.mark.parametrize('method', RLHF_TYPES)
-def test_every_method_is_made_from_the_flags(method):
-    needs = RLHF_TYPES[method](ObjectiveArgs(rlhf_type=method)).needs
-    assert ('ref_logps' in needs) == (method in ('dpo', 'kto'))
-
-
 def test_the_flags_reach_the_objective():
-    made = RLHF_TYPES['kto'](ObjectiveArgs(rlhf_type='kto', loss_type=['apo_zero_unpaired'], undesirable_weight=1.5))
+    made = kto.from_args(ObjectiveArgs(rlhf_type='kto', loss_type=['apo_zero_unpaired'], undesirable_weight=1.5))
     assert (made.anchored, made.undesirable_weight, made.beta) == (False, 1.5, 0.1)
-    made = RLHF_TYPES['simpo'](ObjectiveArgs(rlhf_type='simpo', simpo_gamma=0.7, cpo_alpha=0.0))
+    made = no_reference.contrast(ObjectiveArgs(rlhf_type='simpo', simpo_gamma=0.7, cpo_alpha=0.0))
     assert (made.loss, made.beta, made.gamma, made.alpha) == ('simpo', 2.0, 0.7, 0.0)
-    made = RLHF_TYPES['rm'](ObjectiveArgs(rlhf_type='rm', center_rewards_coefficient=0.01))
+    made = reward.from_args(ObjectiveArgs(rlhf_type='rm', center_rewards_coefficient=0.01))
     assert made.centering == 0.01
-    free = RLHF_TYPES['dpo'](ObjectiveArgs(reference_free=True, loss_type=['ipo'], ld_alpha=0.2))
+    free = preference.from_args(ObjectiveArgs(reference_free=True, loss_type=['ipo'], ld_alpha=0.2))
     assert (free.losses, free.ld_alpha, 'ref_logps' in free.needs) == ({'ipo': 1.0}, 0.2, False)
 
 
