@@ -15,6 +15,8 @@ from swift.commands.inherit import split_adapter
 from swift.core.config import Config
 from swift.core.errors import did_you_mean
 from swift.core.flags import flags_of
+from swift.objectives import matryoshka
+from swift.objectives.args import problems_of_task
 
 Problems = Iterator[tuple[str, str]]
 
@@ -125,6 +127,24 @@ def resuming(config: Any) -> Problems:
         'resume_from_checkpoint model adapters dataset cached_dataset',
         f'--resume_from_checkpoint {wanted}: {problem}',
     )
+
+
+def task(config: Any) -> Problems:
+    """Tasks that a verb has nothing for."""
+    asked, method = config.model.task_type, getattr(config, 'objective', None)
+    if asked in (None, 'causal_lm') or (method is not None and method.rlhf_type == 'rm'):
+        return
+    if config.verb in ('pt', 'rlhf'):
+        yield 'task_type', f'--task_type {asked}: belongs to swift sft, not to swift {config.verb}'
+
+
+def loss_of_task(config: Any) -> Problems:
+    """Losses that the task does not have, and sizes of embeddings that are none."""
+    yield from problems_of_task(config.task, config.model.task_type or 'causal_lm')
+    try:
+        matryoshka.dims(config.task.mrl_dims)
+    except ValueError as error:
+        yield 'mrl_dims', f'--mrl_dims {config.task.mrl_dims}: {error}'
 
 
 def training(config: Any, *, evaluates: bool) -> Problems:

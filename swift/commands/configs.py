@@ -31,7 +31,7 @@ from swift.engines.args import EngineArgs, GenerationArgs
 from swift.export.args import ExportArgs
 from swift.models.args import ModelArgs
 from swift.objectives import args as objectives
-from swift.objectives.args import ObjectiveArgs
+from swift.objectives.args import ObjectiveArgs, TaskArgs
 from swift.objectives.distill_args import DistillArgs
 from swift.templates.args import TemplateArgs
 from swift.train.args import TrainArgs
@@ -68,7 +68,9 @@ class ModelConfig(Config):
             names = getattr(data, name)
             if names is not None and len(names) == 1:
                 setattr(data, name, names * 2)
-        self.fill('use_chat_template', True)
+        if model.num_labels is not None:
+            self.fill('task_type', 'seq_cls')
+        self.fill('use_chat_template', model.task_type != 'embedding')
 
     def check(self) -> Iterator[tuple[str, str]]:
         """Missing model or files, and numbers out of range."""
@@ -77,8 +79,7 @@ class ModelConfig(Config):
         if not self.model.model and not (self.model.load_args and self.remote_adapters()):
             hint = '' if self.model.load_args else ', or --load_args true to take it from the checkpoint'
             yield 'model adapters', f'--model is missing: give a model id, a local folder or a GGUF file{hint}'
-        if self.model.task_type not in (None, 'causal_lm') and self.verb != 'rlhf':
-            yield 'task_type', f'--task_type {self.model.task_type}: not built yet in swift {self.verb}'
+        yield from checks.task(self)
         if self.model.quant_method and not self.model.quant_bits:
             yield 'quant_bits', '--quant_method needs --quant_bits 4 or 8'
 
@@ -88,10 +89,8 @@ class ModelConfig(Config):
 
 
 @dataclass(kw_only=True)
-class SftConfig(ModelConfig):
-    """swift sft"""
-
-    verb: ClassVar[str] = 'sft'
+class TrainConfig(ModelConfig):
+    """What all training shares."""
 
     tuner: TunerArgs = field(default_factory=TunerArgs)
     train: TrainArgs = field(default_factory=TrainArgs)
@@ -132,7 +131,7 @@ class SftConfig(ModelConfig):
         yield from checks.resuming(self)
         yield from super().check()
         yield from checks.training(self, evaluates=self._evaluates())
-        if self.template.truncation_strategy == 'split' and self.verb == 'sft':
+        if self.template.truncation_strategy == 'split' and self.verb != 'pt':
             yield (
                 'truncation_strategy',
                 '--truncation_strategy split: only swift pt can split a row; take delete or right',
@@ -155,7 +154,28 @@ class SftConfig(ModelConfig):
 
 
 @dataclass(kw_only=True)
-class PtConfig(SftConfig):
+class SftConfig(TrainConfig):
+    """swift sft"""
+
+    verb: ClassVar[str] = 'sft'
+
+    task: TaskArgs = field(default_factory=TaskArgs)
+
+    def derive(self) -> None:
+        """The loss of the task."""
+        super().derive()
+        losses = objectives.TASK_LOSSES[self.model.task_type or 'causal_lm']
+        if len(losses) > 1:
+            self.fill('loss_type', losses[0])
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Losses that the task does not have."""
+        yield from super().check()
+        yield from checks.loss_of_task(self)
+
+
+@dataclass(kw_only=True)
+class PtConfig(TrainConfig):
     """swift pt"""
 
     verb: ClassVar[str] = 'pt'
@@ -163,7 +183,7 @@ class PtConfig(SftConfig):
 
 
 @dataclass(kw_only=True)
-class RlhfConfig(SftConfig):
+class RlhfConfig(TrainConfig):
     """swift rlhf"""
 
     verb: ClassVar[str] = 'rlhf'

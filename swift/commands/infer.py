@@ -5,28 +5,24 @@ models.load > templates.make > TransformersEngine > Chat | prompts | dataset > t
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.commands import configs
 from swift.commands.configs import InferConfig
 from swift.commands.inherit import split_adapter
-from swift.core import files
+from swift.commands.results import Results, result_path
 from swift.core.errors import ConfigError, DataError, RowError
 from swift.core.log import say
 from swift.engines.protocol import InferRequest, RequestConfig
 
 if TYPE_CHECKING:
     from swift.engines.native.api import TransformersEngine
-
-FLUSH = 10.0  # seconds after which answers are written although write_batch_size is not reached
 
 
 def infer_main(args: Any = None) -> list[dict[str, Any]]:
@@ -44,6 +40,10 @@ def infer_main(args: Any = None) -> list[dict[str, Any]]:
 def main(cfg: InferConfig) -> list[dict[str, Any]]:
     """Open the engine and answer what there is: a dataset, prompts, standard input, or somebody at the terminal."""
     prompts = None if cfg.data.val_dataset or cfg.data.dataset else _prompts(cfg)
+    if cfg.model.task_type not in (None, 'causal_lm'):
+        from swift.commands import score as heads
+
+        return heads.main(cfg, prompts)
     engine = open_engine(cfg)
     try:
         if cfg.data.val_dataset or cfg.data.dataset:
@@ -116,7 +116,7 @@ def chat(engine: TransformersEngine, cfg: InferConfig) -> list[dict[str, Any]]:
 def _keep(cfg: InferConfig, rows: list[dict[str, Any]]) -> None:
     """Conversations are private: they are written only where --result_path says."""
     if cfg.engine.result_path:
-        with _Results(Path(cfg.engine.result_path), 1) as results:
+        with Results(Path(cfg.engine.result_path), 1) as results:
             for row in rows:
                 results.add(row)
 
@@ -180,7 +180,7 @@ def answer_dataset(engine: TransformersEngine, cfg: InferConfig) -> list[dict[st
     path = result_path(cfg)
     say(f'{total} rows > {path}{", after the answers that it holds already" if path.is_file() else ""}')
     started, rows = time.monotonic(), []
-    with _Results(path, cfg.engine.write_batch_size) as results:
+    with Results(path, cfg.engine.write_batch_size) as results:
         for row in track(_answered(engine, cfg, dataset, total), 'answers', total=total):
             rows.append(row)
             results.add(row)
@@ -245,39 +245,3 @@ def score(metric: str, rows: list[dict[str, Any]]) -> dict[str, float]:
     if not pairs:
         raise ConfigError(f'--metric {metric}: no row of the data has an answer to compare with')
     return METRICS[metric]([answer for answer, _ in pairs], [wanted for _, wanted in pairs])
-
-
-# --------------------------------------------------------------------------------------------------------- results
-def result_path(cfg: InferConfig) -> Path:
-    """Where answers go: --result_path, or a new file beside the checkpoint, or under result/ for a model of a hub."""
-    if cfg.engine.result_path:
-        return Path(cfg.engine.result_path)
-    chosen = split_adapter(cfg.model.adapters[0])[1] if cfg.model.adapters else cfg.model.model
-    place = Path(chosen) if Path(chosen, 'args.json').is_file() else Path('result', Path(chosen).name)
-    return place / 'infer_result' / f'{datetime.now():%Y%m%d-%H%M%S}.jsonl'
-
-
-class _Results:
-    """Appends rows to a jsonl file, ``size`` at a time; what is left is written however the block ends."""
-
-    def __init__(self, path: Path, size: int):
-        self._path, self._size = path, size
-        self._rows: list[dict[str, Any]] = []
-        self._written = time.monotonic()
-
-    def __enter__(self) -> _Results:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._write()
-
-    def add(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        if len(self._rows) >= self._size or time.monotonic() - self._written > FLUSH:
-            self._write()
-
-    def _write(self) -> None:
-        for row in self._rows:
-            files.append(self._path, json.dumps(row, ensure_ascii=False))
-        self._rows, self._written = [], time.monotonic()

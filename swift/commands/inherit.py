@@ -22,7 +22,8 @@ from swift.core.layers import Given
 FORCED = ('tuner_type', 'task_type', 'bnb_4bit_quant_type', 'bnb_4bit_use_double_quant')
 FILLED = (
     'model', 'model_type', 'model_revision', 'torch_dtype', 'attn_impl', 'experts_impl', 'new_special_tokens',
-    'num_labels', 'problem_type', 'rope_scaling', 'max_model_len', 'quant_method', 'quant_bits', 'hqq_axis',
+    'num_labels', 'problem_type', 'reranker_positive_word', 'reranker_negative_word',
+    'rope_scaling', 'max_model_len', 'quant_method', 'quant_bits', 'hqq_axis',
     'bnb_4bit_compute_dtype', 'template', 'system', 'truncation_strategy', 'agent_template', 'norm_bbox',
     'use_chat_template', 'response_prefix', 'use_hf',
 )  # fmt: skip

@@ -120,8 +120,19 @@ VARIABLES = {
     'SWANLAB_API_KEY': 'swanlab_token',
     'NPROC_PER_NODE': 'nproc_per_node',
     'NNODES': 'nnodes',
-    'GENERATIVE_RERANKER_POSITIVE_TOKEN': 'reranker_positive_token',
-    'GENERATIVE_RERANKER_NEGATIVE_TOKEN': 'reranker_negative_token',
+    'INFONCE_TEMPERATURE': 'infonce_temperature',
+    'INFONCE_USE_BATCH': 'infonce_use_batch',
+    'INFONCE_HARD_NEGATIVES': 'infonce_hard_negatives',
+    'INFONCE_MASK_FAKE_NEGATIVE': 'infonce_mask_fake_negative',
+    'INFONCE_FAKE_NEG_MARGIN': 'infonce_fake_neg_margin',
+    'INFONCE_INCLUDE_QQ': 'infonce_include_qq',
+    'INFONCE_INCLUDE_DD': 'infonce_include_dd',
+    'LISTWISE_RERANKER_TEMPERATURE': 'listwise_reranker_temperature',
+    'LISTWISE_RERANKER_MIN_GROUP_SIZE': 'listwise_reranker_min_group_size',
+    'MAX_POSITIVE_SAMPLES': 'max_positive_samples',
+    'MAX_NEGATIVE_SAMPLES': 'max_negative_samples',
+    'GENERATIVE_RERANKER_POSITIVE_TOKEN': 'reranker_positive_word',
+    'GENERATIVE_RERANKER_NEGATIVE_TOKEN': 'reranker_negative_word',
 }
 
 # Read elsewhere, by us or by the libraries below us; listed so that the documentation has one place.

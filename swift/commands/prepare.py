@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +24,22 @@ class Prepared:
     max_length: int
     train: Any
     val: Any
-    rows: str | None = None  # what a row becomes, of ``data.groups.ENCODERS``; None: what the template makes of it
+    rows: str | None = None  # what a row becomes, of ``data.tasks.ENCODERS``; None: what the template makes of it
+    how: Mapping[str, Any] = field(default_factory=dict)  # settings of that
 
     @property
     def encode(self) -> Encode:
         """Sample -> what the store keeps of it."""
-        from swift.data import groups
+        from swift.data import tasks
 
-        return self.template.encode if self.rows is None else groups.encoder(self.rows, self.template.encode)
+        whole = self.template.encode
+        return whole if self.rows is None else tasks.encoder(self.rows, whole, **self.how)
 
     @property
     def fingerprint(self) -> str:
         """Changes whenever ``encode`` could make other tokens of a row."""
-        return self.template.fingerprint if self.rows is None else f'{self.template.fingerprint} as {self.rows}'
+        made = self.template.fingerprint
+        return made if self.rows is None else f'{made} as {self.rows} {dict(self.how) or ""}'.rstrip()
 
     def lint_facts(self) -> dict[str, Any]:
         """What the lint must know: where rows are cut, what ends an answer, which strings are control tokens."""
@@ -51,10 +55,32 @@ def prepare(cfg: SftConfig, *, now: datetime | None = None, weights_needed: bool
         weights_needed: False when the model will not be built: its tokenizer is enough then.
         now: the date that templates print; a resumed run passes the date of its start.
     """
-    from swift import data, models, templates
+    from swift import data, models
 
     builder = models.load(cfg.model) if weights_needed else models.outline(cfg.model)
     max_length = cfg.template.max_length or builder.info.max_model_len
-    template = templates.make(builder.tokenizer, builder.info, cfg.template, now=now)
+    _settle_head(cfg, builder)
+    method = methods.method(cfg)
+    template = make_template(cfg, builder, reads=method.reads, now=now)
     loaded = data.load(cfg.data, use_hf=cfg.model.use_hf, token=cfg.model.hub_token)
-    return Prepared(builder, template, max_length, loaded.train, loaded.val, methods.method(cfg).rows)
+    return Prepared(builder, template, max_length, loaded.train, loaded.val, method.rows, method.how(cfg))
+
+
+def make_template(cfg: Any, builder: Builder, *, reads: bool, now: datetime | None = None) -> Any:
+    """The template of a run; ``reads``: of one whose head reads whole sequences."""
+    from swift import templates
+
+    if not reads:
+        return templates.make(builder.tokenizer, builder.info, cfg.template, now=now)
+    from swift.templates import reading
+
+    judges = cfg.model.task_type == 'generative_reranker'
+    return reading.make(builder.tokenizer, builder.info, cfg.template, judges=judges, now=now)
+
+
+def _settle_head(cfg: SftConfig, builder: Builder) -> None:
+    """What the model itself says of its head, where no flag did."""
+    config = builder.info.config
+    if builder.readout is not None and builder.readout.kind == 'head' and config is not None:
+        for name in ('num_labels', 'problem_type'):
+            cfg.put(name, getattr(config, name), cfg.sources.get(name, 'derived'))

@@ -20,6 +20,7 @@ from swift.core import config as configuration
 from swift.core import files
 from swift.core.errors import ConfigError
 from swift.core.log import get_logger
+from swift.models import heads
 from swift.plan import allocator
 
 if TYPE_CHECKING:
@@ -369,6 +370,8 @@ def _write_model(cfg: SftConfig, model: nn.Module, folder: Path) -> None:
 def _write_extras(cfg: SftConfig, ready: Prepared, folder: Path) -> None:
     """Tokenizer, template and settings: with them `swift infer --adapters FOLDER` needs no other flag."""
     ready.builder.tokenizer.save_pretrained(folder)
+    if ready.builder.readout is not None:
+        heads.write(folder, ready.builder, length=ready.max_length)
     (folder / 'args.json').write_text(_args_json(cfg), encoding='utf-8')
 
 
@@ -405,6 +408,7 @@ def _fingerprint(
         'started': started.isoformat(timespec='seconds'),
         'tuner': vars(cfg.tuner),
         **_aligned(cfg, ready),
+        **_task(cfg),
         'packed': backend.unpacked_reason is None,
         'kernels': {'compiled': compiled.identity(), **{each.name: each.count for each in backend.kernels}},
         'train': {name: getattr(train, name) for name in FINGERPRINTED},
@@ -419,6 +423,11 @@ def _aligned(cfg: SftConfig, ready: Prepared) -> dict[str, Any]:
         return {}
     distilled = {'distill': distillation.facts(cfg, ready)} if cfg.objective.rlhf_type == 'gkd' else {}
     return {'objective': vars(cfg.objective), 'reference': reference.facts(cfg, ready), **distilled}
+
+
+def _task(cfg: SftConfig) -> dict[str, Any]:
+    """What a task that reads sequences adds to the fingerprint."""
+    return {'task': [cfg.model.task_type, vars(cfg.task)]} if methods.method(cfg).reads else {}
 
 
 def _trackers(cfg: SftConfig, run: Path) -> list[Tracker]:

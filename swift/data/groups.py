@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -98,11 +97,6 @@ def steps(encode: Encode, sample: Sample) -> list[Encoded]:
 
 ENCODERS = {'preference': preference, 'verdict': verdict, 'steps': steps}
 """What a task makes of a row: (template's encode, Sample) -> rows for the store."""
-
-
-def encoder(kind: str, encode: Encode) -> Encode:
-    """A template's ``encode`` for rows of this kind."""
-    return partial(ENCODERS[kind], encode)
 
 
 def _one(encode: Encode, sample: Sample, messages: tuple[Message, ...]) -> Encoded | None:

@@ -52,5 +52,7 @@ class EngineArgs:
     """Rows between writes to result_path."""
     val_dataset_sample: int | None = None
     """Answer as many rows of the data at most."""
+    reranker_use_activation: bool = True
+    """Rerankers: scores are passed through a sigmoid, so that they lie between 0 and 1."""
     metric: Literal['acc', 'rouge'] | None = None
     """Compare the answers with the data's own and print the mean."""

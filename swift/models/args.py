@@ -38,9 +38,9 @@ class ModelArgs(QuantArgs):
     """Number of classes for seq_cls; 1 is regression."""
     problem_type: Literal['regression', 'single_label_classification', 'multi_label_classification'] | None = None
     """What seq_cls learns; None: regression for one label, else one class of several."""
-    reranker_positive_token: str = 'yes'
+    reranker_positive_word: str = 'yes'
     """generative_reranker: the answer that a document is relevant."""
-    reranker_negative_token: str = 'no'
+    reranker_negative_word: str = 'no'
     """generative_reranker: the answer that it is not."""
     torch_dtype: Literal['bfloat16', 'float16', 'float32'] | None = None
     """Data type of the weights; None takes the one of config.json."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from swift.core import files, startup
 from swift.core.errors import ConfigError, ModelError, did_you_mean
 from swift.core.types import Builder, ModelInfo
-from swift.models import heads
+from swift.models import heads, sentence
 from swift.models.args import ModelArgs
 from swift.models.info import describe, max_length
 
@@ -66,11 +66,15 @@ def load(args: ModelArgs, **changes: Any) -> Builder:
     else:
         heads.check_architecture(info, config, str(args.task_type))
     length = _scale(config, args)
-    info = replace(info, config=config, max_model_len=length or max_length(config.get_text_config().to_dict()))
+    longest = length or max_length(config.get_text_config().to_dict())
+    if args.task_type == 'embedding' and not args.max_model_len:
+        longest = min(longest, sentence.max_length(info.path) or longest)
+    info = replace(info, config=config, max_model_len=longest)
     tokenizer, new_ids = _tokenizer(info, args)
     heads.prepare_(config, args, info, tokenizer)
     options = {**_options(info, args), **changes}
-    build = partial(_build, info, options, new_ids, heads.CLASSES[args.task_type])
+    of_adapter = bool(args.adapters)  # which brings the head
+    build = partial(_build, info, options, new_ids, heads.CLASSES[args.task_type], of_adapter)
     return Builder(info, tokenizer, build, heads.readout(args, info, tokenizer))
 
 
@@ -274,12 +278,14 @@ def _attention(name: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------- the weights
-def _build(info: ModelInfo, options: dict[str, Any], new_ids: list[int], auto_class: str) -> nn.Module:
+def _build(
+    info: ModelInfo, options: dict[str, Any], new_ids: list[int], auto_class: str, of_adapter: bool
+) -> nn.Module:
     """Bring the weights into memory, complete, in evaluation mode; a head that is in no file starts at random."""
     import transformers
 
     try:
-        with _progress(shown=info.parameters is None or info.parameters > NOTICEABLE):
+        with _progress(shown=info.parameters is None or info.parameters > NOTICEABLE), _without_report():
             model, report = getattr(transformers, auto_class).from_pretrained(
                 info.path, config=info.config, local_files_only=True, output_loading_info=True, **options
             )
@@ -289,7 +295,8 @@ def _build(info: ModelInfo, options: dict[str, Any], new_ids: list[int], auto_cl
     missing, unused = sorted(report['missing_keys']), sorted(report['unexpected_keys'])
     if other_head:
         if fresh := [name for name in missing if heads.is_fresh(name, model)]:
-            logger.info('%s: new weights, at random: %s', info.id, ', '.join(fresh))
+            level = logging.DEBUG if of_adapter else logging.INFO
+            logger.log(level, '%s: %s in none of its files: starts at random', info.id, ', '.join(fresh))
         missing = [name for name in missing if name not in fresh]
         unused = [name for name in unused if not heads.is_left_over(name)]
     if missing:
@@ -304,6 +311,18 @@ def _build(info: ModelInfo, options: dict[str, Any], new_ids: list[int], auto_cl
 
         grow_(model, new_ids)
     return model
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Leave out transformers' table of missing and unused weights: what matters of it is said here."""
+    other = lambda record: 'LOAD REPORT' not in str(record.msg)
+    room = logging.getLogger('transformers.modeling_utils')
+    room.addFilter(other)
+    try:
+        yield
+    finally:
+        room.removeFilter(other)
 
 
 @contextmanager

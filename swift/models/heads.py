@@ -14,10 +14,11 @@ A reward model is ``seq_cls`` with one label. No torch here: what is described c
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from swift.core.errors import ConfigError, ModelError
-from swift.core.types import ModelInfo, Readout
+from swift.core.types import Builder, ModelInfo, Readout
 from swift.models import sentence
 from swift.models.args import ModelArgs
 
@@ -79,6 +80,18 @@ def prepare_(config: Any, args: ModelArgs, info: ModelInfo, tokenizer: Any) -> N
         text.pad_token_id = _padding(tokenizer)
 
 
+def write(folder: Path, builder: Builder, *, length: int) -> None:
+    """Put beside trained weights what other programs need to read sequences as here: the modules of embedding models.
+
+    Args:
+        length: longest sequence, in tokens.
+    """
+    made, config = builder.readout, builder.info.config
+    if made is not None and made.kind == 'pooled':
+        width = config.get_text_config().hidden_size
+        sentence.write(folder, made, width=width, length=length, source=builder.info.path)
+
+
 def problem_type(labels: int) -> str:
     """What a head of so many labels is for, unless it is said."""
     return 'regression' if labels == 1 else 'single_label_classification'
@@ -99,7 +112,7 @@ def is_left_over(name: str) -> bool:
 def _words(args: ModelArgs, tokenizer: Any) -> tuple[int, int]:
     """The two tokens whose logits a generative reranker compares."""
     found = []
-    for flag in ('reranker_positive_token', 'reranker_negative_token'):
+    for flag in ('reranker_positive_word', 'reranker_negative_word'):
         word = getattr(args, flag)
         ids = tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:

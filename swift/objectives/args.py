@@ -173,3 +173,18 @@ class TaskArgs:
     """listwise_reranker: scores are divided by it."""
     listwise_reranker_min_group_size: int = 2
     """listwise_reranker: rows with fewer documents are left out."""
+
+
+def problems_of_task(args: TaskArgs, task: str) -> list[tuple[str, str]]:
+    """What cannot work for a task of ``swift sft``, as (flags, what is wrong and what to do)."""
+    found: list[tuple[str, str]] = []
+    known = TASK_LOSSES[task]
+    if args.loss_type is not None and args.loss_type not in known:
+        text = f'--loss_type {args.loss_type}: not a loss of --task_type {task}; it has {", ".join(known)}'
+        found.append(('loss_type task_type', text))
+    if args.mrl_dims and task != 'embedding':
+        found.append(('mrl_dims task_type', f'--mrl_dims shortens embeddings; --task_type {task} has none'))
+    for name in ('infonce_temperature', 'listwise_reranker_temperature'):
+        if getattr(args, name) <= 0:
+            found.append((name, f'--{name} {getattr(args, name)}: must be more than 0'))
+    return found

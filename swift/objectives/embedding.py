@@ -9,7 +9,6 @@ Shapes: ``N`` sequences in ``G`` groups, ``P`` pairs of an anchor with another t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from swift.core.log import once
 from swift.core.types import Batch, Forward, Loss, Outputs
-from swift.objectives import measures, stepwide
+from swift.objectives import matryoshka, measures, stepwide
 from swift.objectives.args import TaskArgs
 
 MARGIN = 0.5
@@ -188,7 +187,7 @@ class Embed:
     def __init__(self, args: TaskArgs):
         self.args, self.name = args, args.loss_type or 'infonce'
         self.kind = LOSSES[self.name]
-        self.dims = matryoshka(args.mrl_dims)
+        self.dims = matryoshka.dims(args.mrl_dims)
 
     def count(self, batch: Batch) -> int:
         if self.name == 'online_contrastive':  # a sum: whoever has the first row of the step counts it once
@@ -237,9 +236,3 @@ class Embed:
                 for dim, weight in fitting.items()
             ]
         )
-
-
-def matryoshka(given: dict | str | None) -> dict[int, float]:
-    """``--mrl_dims`` as {numbers: weight}. Raises ValueError."""
-    values = json.loads(given) if isinstance(given, str) else given or {}
-    return {int(dim): float(weight) for dim, weight in values.items()}

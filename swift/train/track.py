@@ -45,6 +45,8 @@ COLUMNS: dict[str, tuple[str, int, Callable[[Any], str]]] = {
     'loss': ('loss', 8, '{:.4f}'.format),
     'token_acc': ('acc', 6, '{:.3f}'.format),
     'seq_acc': ('acc', 6, '{:.3f}'.format),
+    'acc': ('acc', 6, '{:.3f}'.format),
+    'mrr': ('mrr', 6, '{:.3f}'.format),
     'grad_norm': ('grad norm', 9, '{:.3g}'.format),
     'learning_rate': ('lr', 8, '{:.2e}'.format),
     'tokens/s': ('tokens/s', 9, '{:,.0f}'.format),
@@ -57,6 +59,12 @@ EVAL_COLUMNS = {
     'eval_loss': ('eval loss', 10, '{:.4f}'.format),
     'eval_token_acc': ('eval acc', 9, '{:.3f}'.format),
     'eval_seq_acc': ('eval acc', 9, '{:.3f}'.format),
+    'eval_acc': ('eval acc', 9, '{:.3f}'.format),
+    'eval_f1': ('eval f1', 9, '{:.3f}'.format),
+    'eval_pearson': ('eval pearson', 9, '{:.3f}'.format),
+    'eval_spearman_cosine': ('eval spearman', 9, '{:.3f}'.format),
+    'eval_mrr': ('eval mrr', 9, '{:.3f}'.format),
+    'eval_ndcg': ('eval ndcg', 9, '{:.3f}'.format),
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from swift.core.types import Encoded, Message, Origin, Sample
-from swift.data import groups
+from swift.data import tasks
 from swift.data.lint import RULES, Lint, examine
 
 from .bytes_template import STOP, encode
@@ -36,7 +36,7 @@ def cutting(length):
 
 
 def grouped(kind='preference', make=encode):
-    return lambda sample: groups.encoder(kind, make)(sample)
+    return lambda sample: tasks.encoder(kind, make)(sample)
 
 
 def rules(*samples, make, **facts):

@@ -89,7 +89,7 @@ def test_one_label_is_a_regression_and_a_reranker_has_one(folder):
 
 def test_the_words_of_a_generative_reranker_are_single_tokens(folder):
     with pytest.raises(ConfigError, match='a word that is one token'):
-        load(folder, task_type='generative_reranker', reranker_positive_token='relevant indeed')
+        load(folder, task_type='generative_reranker', reranker_positive_word='relevant indeed')
 
 
 # ---------------------------------------------------------------------------------------------- sentence-transformers

@@ -66,7 +66,7 @@ def test_a_sequence_that_ends_with_the_padding_token_is_read_as_transformers_doe
 @pytest.mark.parametrize('task', ['seq_cls', 'reranker', 'generative_reranker', 'embedding'])
 def test_a_shared_prefix_changes_neither_what_is_read_nor_its_gradient(tmp_path, task):
     flags = {'num_labels': 1} if task == 'seq_cls' else {}
-    words = {'reranker_positive_token': 'a', 'reranker_negative_token': 'b'}
+    words = {'reranker_positive_word': 'a', 'reranker_negative_word': 'b'}
     made = runner(builder(tmp_path / 'm', task_type=task, **flags, **words))
     start, one, two, three = sequences(12, 5, 4, 7)
     shared = batch(start, one, two, three, prefix_of=(-1, 0, 0, 0))
@@ -99,7 +99,7 @@ def test_one_by_one_and_unshared_give_the_same_numbers(tmp_path, task):
 
 def test_a_generative_reranker_reads_the_difference_of_two_logits_in_fp32(tmp_path):
     folder = tiny.folder(tmp_path / 'm', 'llama', dtype='bfloat16')
-    words = {'reranker_positive_token': 'a', 'reranker_negative_token': 'b'}
+    words = {'reranker_positive_word': 'a', 'reranker_negative_word': 'b'}
     made = models.load(ModelArgs(model=str(folder), task_type='generative_reranker', **words))
     several = sequences(5, 8)
     ready = runner(made)
@@ -112,7 +112,7 @@ def test_a_generative_reranker_reads_the_difference_of_two_logits_in_fp32(tmp_pa
 
 
 def test_gemmas_cap_on_logits_is_in_the_score(tmp_path):
-    words = {'reranker_positive_token': 'a', 'reranker_negative_token': 'b'}
+    words = {'reranker_positive_word': 'a', 'reranker_negative_word': 'b'}
     made = builder(tmp_path / 'm', 'gemma2', task_type='generative_reranker', **words)
     made.info.config.final_logit_softcapping = 0.05  # small, so that it shows
     ready = runner(made)
@@ -126,7 +126,7 @@ def test_gemmas_cap_on_logits_is_in_the_score(tmp_path):
 
 def test_no_logits_of_the_vocabulary_are_computed(tmp_path, monkeypatch):
     made = runner(builder(tmp_path / 'm', task_type='generative_reranker', **{
-        'reranker_positive_token': 'a', 'reranker_negative_token': 'b'
+        'reranker_positive_word': 'a', 'reranker_negative_word': 'b'
     }))  # fmt: skip
     monkeypatch.setattr(made.base.lm_head, 'forward', lambda hidden: pytest.fail('the head ran'))
     made.outputs(batch(*sequences(5, 8)), NEEDS)

@@ -1,0 +1,50 @@
+"""Where answers go: the path of the result file, and the file itself, which is only ever appended to."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from swift.commands.configs import InferConfig
+from swift.commands.inherit import split_adapter
+from swift.core import files
+
+FLUSH = 10.0  # seconds after which answers are written although write_batch_size is not reached
+
+
+def result_path(cfg: InferConfig) -> Path:
+    """Where answers go: --result_path, or a new file beside the checkpoint, or under result/ for a model of a hub."""
+    if cfg.engine.result_path:
+        return Path(cfg.engine.result_path)
+    chosen = split_adapter(cfg.model.adapters[0])[1] if cfg.model.adapters else cfg.model.model
+    place = Path(chosen) if Path(chosen, 'args.json').is_file() else Path('result', Path(chosen).name)
+    return place / 'infer_result' / f'{datetime.now():%Y%m%d-%H%M%S}.jsonl'
+
+
+class Results:
+    """Appends rows to a jsonl file, ``size`` at a time; what is left is written however the block ends."""
+
+    def __init__(self, path: Path, size: int):
+        self._path, self._size = path, size
+        self._rows: list[dict[str, Any]] = []
+        self._written = time.monotonic()
+
+    def __enter__(self) -> Results:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= self._size or time.monotonic() - self._written > FLUSH:
+            self._write()
+
+    def _write(self) -> None:
+        for row in self._rows:
+            files.append(self._path, json.dumps(row, ensure_ascii=False))
+        self._rows, self._written = [], time.monotonic()
