@@ -43,7 +43,7 @@ TO_COME = {
         'SwiftSft LazyLLMDataset PackingDataset IterablePackingDataset MultiModalPackingCollator AddLengthPreprocessor',
         RLHF: 'DPOTrainer CPOTrainer ORPOTrainer KTOTrainer GRPOTrainer PPOTrainer RewardTrainer GKDTrainer DPOConfig '
         'CPOConfig ORPOConfig KTOConfig GRPOConfig PPOConfig RewardConfig GKDConfig RLHFTrainerMixin VllmArguments '
-        'GRPOArgumentsMixin VLLMClient VLLMInferClient RLHFArguments rlhf_main ORM AsyncORM orms PRM prms rm_plugins '
+        'GRPOArgumentsMixin VLLMClient VLLMInferClient ORM AsyncORM orms PRM prms rm_plugins '
         'DefaultRMPlugin MultiTurnScheduler RolloutScheduler OpenEnvScheduler multi_turns Env envs RolloutArguments '
         'rollout_main SamplingArguments sampling_main GRPOVllmEngine',
         SERVING: 'VllmEngine SglangEngine LmdeployEngine InferEngine InferClient InferStats run_deploy DeployArguments '

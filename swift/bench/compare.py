@@ -159,6 +159,7 @@ def _job(plan: Plan, cell: Cell, made: rows.Rows, dialect: Dialect | None) -> di
         'tuner': cell.tuner,
         'packing': cell.packing,
         'packs_per_step': max(1, round(tokens / cell.max_length)),
+        'longest': cell.max_length * 2 if cell.stage == 'dpo' else cell.max_length,
         'rows_per_step': cell.rows_per_step,
         'max_length': cell.max_length,
         'steps': cell.steps,
@@ -183,6 +184,9 @@ def _rows(plan: Plan, cell: Cell, dialect: Dialect | None) -> rows.Rows:
     def length(row: Any) -> int:
         if isinstance(row, str):
             return len(encode(row)) + 1
+        if isinstance(row, dict):  # a pair: both of its sequences
+            *prompt, answer = row['messages']
+            return length(row['messages']) + length([*prompt, {**answer, 'content': row['rejected_response']}])
         text = dialect.write(row) if dialect else plan.tokenizer.apply_chat_template(row, tokenize=False)
         return len(encode(text, add_special_tokens=False))
 
@@ -221,9 +225,10 @@ def _told(run: dict[str, Any]) -> str:
     )
 
 
-def folder(base: Path, bench: BenchArgs) -> Path:
+def folder(base: Path, bench: BenchArgs, what: str = 'sft') -> Path:
     """Where the results of these flags go: the measurement that they began and did not finish, else a new one."""
     facts = {name: value for name, value in asdict(bench).items() if name != 'output_dir'}
+    facts |= {} if what == 'sft' else {'what': what}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     number = 1
     while (base / f'{digest}-{number}' / REPORT).exists():

@@ -36,7 +36,7 @@ class Side:
     """One tool with one set of settings.
 
     ``options``: ``batch`` rows of a micro-batch (0: the whole step), ``packing``, ``padding_free``, ``recompute``
-    (gradient checkpointing; absent: the tool's default).
+    (gradient checkpointing; absent: the tool's default), ``share`` (prompts computed once).
     """
 
     name: str
@@ -68,7 +68,12 @@ PEERS = {
     )
 }
 SIDES = (
-    Side('ours', OURS, quick=True),
+    Side('ours', OURS, stages=('sft', 'pt', 'dpo'), quick=True),
+    Side('ours, prompts not shared', OURS, {'share': False}, stages=('dpo',), quick=True),
+    Side('ms-swift, dpo', 'ms-swift', {'batch': 1}, stages=('dpo',)),
+    Side('ms-swift, dpo, no recompute', 'ms-swift', {'batch': 4, 'recompute': False}, stages=('dpo',), quick=True),
+    Side('trl, dpo', 'trl', {'batch': 4}, stages=('dpo',)),
+    Side('trl, dpo, no recompute', 'trl', {'batch': 4, 'recompute': False}, stages=('dpo',), quick=True),
     Side('ms-swift', 'ms-swift', {'batch': 1}),
     Side('ms-swift, no recompute', 'ms-swift', {'batch': 1, 'recompute': False}, quick=True),
     Side('ms-swift, whole step, no recompute', 'ms-swift', {'batch': 0, 'recompute': False}),

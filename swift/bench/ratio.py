@@ -40,6 +40,16 @@ def tokens_per_second(run: Run) -> list[float]:
     return [step['tokens'] / step['seconds'] for step in warm(run)]
 
 
+def rows_per_second(run: Run) -> list[float]:
+    """Rows, or pairs, a second of every step that counts."""
+    return [step['rows'] / step['seconds'] for step in warm(run)]
+
+
+def cpu_per_row(run: Run) -> list[float]:
+    """Processor seconds a row of every step that counts."""
+    return [step['cpu'] / step['rows'] for step in warm(run)]
+
+
 def cpu_per_million(run: Run) -> list[float]:
     """Processor seconds per million real tokens of every step that counts."""
     return [1e6 * step['cpu'] / max(step['tokens'], 1) for step in warm(run)]

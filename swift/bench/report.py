@@ -22,6 +22,11 @@ FIGURES = (
     ('peak GiB ↓', ratio.peak, lambda value: f'{value / 2**30:.2f}'),
     ('start to first step s ↓', ratio.start, lambda value: f'{value:.1f}'),
 )
+OF_PAIRS = (
+    ('pairs/s', ratio.rows_per_second, lambda value: f'{value:.3f}'),
+    ('CPU s a pair ↓', ratio.cpu_per_row, lambda value: f'{value:.2f}'),
+    *FIGURES[2:],
+)
 STARTS = FIGURES[:1:-1]  # of runs without a step that counts
 RATES = (('a second', ratio.rate, lambda value: f'{value:,.0f}'),)
 
@@ -72,6 +77,8 @@ def _limit(found: dict[str, Any], cell: dict[str, Any]) -> float | None:
     """Tokens a second that the better of the two probes allows; None for other work or without a probe."""
     probes = [probe for probe in cell.get('probes', found['probes']) if probe]
     ours = next((run for run in cell['sides'].get(OURS, ()) if run['ok'] and run['steps']), None)
+    if cell['cell'].get('stage') == 'dpo':  # how much of a pair is computed is the sides' own affair
+        return None
     if not probes or ours is None or cell['cell']['kind'] != 'train' or cell['cell']['steps'] <= ratio.WARM:
         return None
     tokens, supervised = (sum(step[name] for step in ours['steps']) for name in ('tokens', 'supervised'))
@@ -98,6 +105,8 @@ def rows_of(cell: dict[str, Any]) -> Iterator[Row]:
 def _figures(cell: dict[str, Any]) -> tuple:
     if cell['cell']['kind'] != 'train':
         return RATES
+    if cell['cell'].get('stage') == 'dpo':
+        return OF_PAIRS
     return FIGURES if cell['cell']['steps'] > ratio.WARM else STARTS
 
 
@@ -123,7 +132,8 @@ def notes(found: dict[str, Any], cell: dict[str, Any]) -> Iterator[str]:
         yield f'{name}: {", ".join(sorted(known))}'
     for name, which, theirs, ours, more, agrees in cell['losses']:
         mask = f', {more:+d} supervised tokens in it' if more else ''
-        yield f'{which} loss{"" if agrees else " DISAGREES"}: {name} {theirs:.4f}, ours {ours:.4f}{mask}'
+        what = '-logps/chosen' if cell['cell'].get('stage') == 'dpo' else 'loss'
+        yield f'{which} {what}{"" if agrees else " DISAGREES"}: {name} {theirs:.4f}, ours {ours:.4f}{mask}'
 
 
 def _said(result: dict[str, Any]) -> str:

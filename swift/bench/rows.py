@@ -2,7 +2,7 @@
 
 natural: conversations as they come. The shipped rows are single questions, so some are joined to longer ones, which
 gives the spread of lengths of ordinary chat data. uniform: every row has the same number of tokens. text: for
-pre-training.
+pre-training. pairs: two answers of one length to a prompt, whose lengths are as the kind says.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def write(path: Path, kind: str, rows: Sequence[Row], length: Callable[[Any], in
     lengths: list[int] = []
     for row in KINDS[kind](rows, length, cap):
         size = length(row)
-        if size > cap:
+        if size > cap * (2 if isinstance(row, dict) else 1):
             dropped += 1
             continue
-        made.append({'messages': row} if isinstance(row, list) else {'text': row})
+        made.append(row if isinstance(row, dict) else {'messages': row} if isinstance(row, list) else {'text': row})
         lengths.append(size)
         if len(made) == count:
             break
@@ -127,4 +127,29 @@ def _part(words: Sequence[str], number: int, start: int, size: int) -> Row:
     return [{'role': 'user', 'content': f'Go on, part {number}.'}, {'role': 'assistant', 'content': said}]
 
 
-KINDS: dict[str, Callable[..., Iterator[Any]]] = {'natural': _natural, 'uniform': _uniform, 'text': _texts}
+def _pairs(
+    rows: Sequence[Row], length: Callable[[Any], int], cap: int, *, prompt: int, answer: int
+) -> Iterator[dict[str, Any]]:
+    """Pairs about half of whose ``2 cap`` tokens are the prompt's, or as ``prompt`` to ``answer`` says."""
+    words = ' '.join(message['content'] for row in rows for message in row).split()
+    rate = length(_part(words, 0, 0, 400)) / 400  # tokens a word
+    asked, said = (max(4, round(cap * share / (prompt + answer) / rate)) for share in (prompt, answer))
+    at = 0
+    for number in range(len(words)):
+        question, chosen, rejected = (
+            ' '.join(words[(at + i) % len(words)] for i in range(start, start + size))
+            for start, size in ((0, asked), (asked, said), (asked + said, said))
+        )
+        at += asked + 2 * said
+        turns = [{'role': 'user', 'content': f'{number}. {question}'}, {'role': 'assistant', 'content': chosen}]
+        yield {'messages': turns, 'rejected_response': rejected}
+
+
+KINDS: dict[str, Callable[..., Iterator[Any]]] = {
+    'natural': _natural,
+    'uniform': _uniform,
+    'text': _texts,
+    'pairs 3:1': partial(_pairs, prompt=3, answer=1),
+    'pairs 1:1': partial(_pairs, prompt=1, answer=1),
+    'pairs 1:3': partial(_pairs, prompt=1, answer=3),
+}

@@ -56,8 +56,12 @@ def _flat(name: str, verb: str) -> type[FlatArguments]:
 
 SftArguments = _flat('SftArguments', 'sft')
 PretrainArguments = _flat('PretrainArguments', 'pt')
+RLHFArguments = _flat('RLHFArguments', 'rlhf')
 InferArguments = _flat('InferArguments', 'infer')
 ExportArguments = _flat('ExportArguments', 'export')
 BaseArguments = _flat('BaseArguments', 'infer')
 
-__all__ = ['BaseArguments', 'ExportArguments', 'FlatArguments', 'InferArguments', 'PretrainArguments', 'SftArguments']
+__all__ = [
+    'BaseArguments', 'ExportArguments', 'FlatArguments', 'InferArguments', 'PretrainArguments', 'RLHFArguments',
+    'SftArguments',
+]  # fmt: skip

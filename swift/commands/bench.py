@@ -2,6 +2,7 @@
 
 swift bench prepare [peer ...]      an environment for each peer, once, in the cache
 swift bench sft --quick | --full    the comparison of training
+swift bench dpo --quick | --full    the comparison of preference training, at three lengths of prompts
 """
 
 from __future__ import annotations
@@ -35,14 +36,23 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def sft(bench: BenchArgs, names: list[str]) -> int:
     """Measure, and print the tables. Returns 1 if first losses disagree or one of our own runs failed."""
+    return _compare(bench, 'sft')
+
+
+def dpo(bench: BenchArgs, names: list[str]) -> int:
+    """The same for preference pairs."""
+    return _compare(bench, 'dpo')
+
+
+def _compare(bench: BenchArgs, what: str) -> int:
     from swift.bench import compare, report
 
-    plan = _plan(bench)
+    plan = _plan(bench, what)
     found = compare.measure(plan, _say)
     return report.write(found, plan.folder, sys.stdout)
 
 
-def _plan(bench: BenchArgs):
+def _plan(bench: BenchArgs, what: str):
     """The flags as a plan."""
     from swift import models
     from swift.bench import cells, compare, environments, peers, rows
@@ -51,17 +61,17 @@ def _plan(bench: BenchArgs):
     if bench.quick == bench.full:
         raise ConfigError('give --quick (ten minutes) or --full (every cell and side)')
     pythons = {peers.OURS: sys.executable, **environments.pythons(bench.peers, bench.peer_python)}
-    _check_cells(bench, cells.CELLS)
+    _check_cells(bench, cells.of(what))
     builder = models.outline(ModelArgs(model=bench.model or MODEL))
     return compare.Plan(
-        cells=cells.choose(bench),
+        cells=cells.choose(bench, what),
         sides=tuple(s for s in peers.SIDES if s.peer in pythons and (s.quick or bench.full)),
         pythons=pythons,
         model=builder.info.path,
         model_type=builder.info.model_type,
         conversations=rows.conversations(bench.dataset, bench.seed),
         tokenizer=builder.tokenizer,
-        folder=compare.folder(Path(bench.output_dir or 'output/bench'), bench),
+        folder=compare.folder(Path(bench.output_dir or 'output/bench'), bench, what),
         repeats=bench.repeats or (2 if bench.quick else 3),
         seconds=compare.QUICK_SECONDS if bench.quick else float('inf'),
         threads=bench.threads or len(os.sched_getaffinity(0)),
@@ -119,6 +129,7 @@ def _say(text: str) -> None:
 ACTIONS: dict[str, Callable[[BenchArgs, list[str]], int]] = {
     'prepare': prepare,
     'sft': sft,
+    'dpo': dpo,
     'kernels': kernels,
     'gpu': gpu,
 }

@@ -14,6 +14,9 @@ import time
 
 PACKAGES = ('torch', 'transformers', 'peft', 'accelerate', 'datasets', 'trl', 'ms-swift', 'llamafactory', 'swift')
 
+COMPARED = {'dpo': ('logps/chosen', -1)}
+"""What is compared as the loss where that is no loss: the first one of DPO is ln 2 for everybody."""
+
 
 class Events:
     """The file of events. ``wall`` is the machine's monotonic clock, which the process that started us reads too."""
@@ -99,11 +102,12 @@ def watch(job, events):
             self.seen = {}
 
         def on_step_end(self, args, state, control, **kwargs):
-            events.step(step=state.global_step, **self.seen)
+            events.step(step=state.global_step, rows=job['rows_per_step'], **self.seen)
 
         def on_log(self, args, state, control, logs=None, **kwargs):
-            if logs and 'loss' in logs:
-                events.write(step=state.global_step, loss=float(logs['loss']))
+            name, sign = COMPARED.get(job['stage'], ('loss', 1))
+            if logs and name in logs:
+                events.write(step=state.global_step, loss=sign * float(logs[name]))
 
     train = transformers.Trainer.train
 
@@ -135,6 +139,8 @@ def count(samples):
         total['tokens'] += ids.numel() if plain else int((mask != 0).sum())
         if batch.get('labels') is not None:
             total['supervised'] += int((batch['labels'][..., 1:] != -100).sum())
+        elif batch.get('completion_mask') is not None:
+            total['supervised'] += int(batch['completion_mask'][..., 1:].sum())
     return total
 
 

@@ -44,12 +44,14 @@ flags = {
     'model': job['model'], 'model_type': job['model_type'], 'dataset': job['rows'], 'output_dir': job['scratch'],
     'tuner_type': job['tuner'], 'lora_rank': job['rank'], 'lora_alpha': job['alpha'], 'lora_dropout': 0,
     'torch_dtype': 'bfloat16', 'per_device_train_batch_size': batch, 'gradient_accumulation_steps': accumulation,
-    'max_steps': job['steps'], 'max_length': job['max_length'], 'learning_rate': job['learning_rate'],
+    'max_steps': job['steps'], 'max_length': job['longest'], 'learning_rate': job['learning_rate'],
     'weight_decay': job['weight_decay'], 'adam_beta2': job['adam_beta2'], 'seed': job['seed'],
     'dataset_shuffle': False, 'train_dataloader_shuffle': False, 'save_strategy': 'no', 'report_to': 'none',
     'logging_steps': 1, 'add_version': False, 'split_dataset_ratio': 0, 'use_cpu': job['device'] == 'cpu',
     **recompute(job),
 }  # fmt: skip
+if job['stage'] == 'dpo':
+    flags['rlhf_type'] = 'dpo'
 if job['stage'] == 'pt':
     flags['dataset'] = pretraining(rows_of(job))
 if job['dialect']:
@@ -62,4 +64,4 @@ words = [
 ]
 watch(job, events)
 sys.argv = [sys.argv[0], *words]
-runpy.run_module('swift.cli.' + job['stage'], run_name='__main__')
+runpy.run_module('swift.cli.' + {'dpo': 'rlhf'}.get(job['stage'], job['stage']), run_name='__main__')
