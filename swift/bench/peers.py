@@ -69,11 +69,6 @@ PEERS = {
 }
 SIDES = (
     Side('ours', OURS, stages=('sft', 'pt', 'dpo'), quick=True),
-    Side('ours, prompts not shared', OURS, {'share': False}, stages=('dpo',), quick=True),
-    Side('ms-swift, dpo', 'ms-swift', {'batch': 1}, stages=('dpo',)),
-    Side('ms-swift, dpo, no recompute', 'ms-swift', {'batch': 4, 'recompute': False}, stages=('dpo',), quick=True),
-    Side('trl, dpo', 'trl', {'batch': 4}, stages=('dpo',)),
-    Side('trl, dpo, no recompute', 'trl', {'batch': 4, 'recompute': False}, stages=('dpo',), quick=True),
     Side('ms-swift', 'ms-swift', {'batch': 1}),
     Side('ms-swift, no recompute', 'ms-swift', {'batch': 1, 'recompute': False}, quick=True),
     Side('ms-swift, whole step, no recompute', 'ms-swift', {'batch': 0, 'recompute': False}),
@@ -89,4 +84,9 @@ SIDES = (
         {'packing': True, 'recompute': False},
         reordered=True,
     ),
+    Side('ours, prompts not shared', OURS, {'share': False}, stages=('dpo',), quick=True),
+    Side('ms-swift, dpo', 'ms-swift', {'batch': 1}, stages=('dpo',)),
+    Side('ms-swift, dpo, no recompute', 'ms-swift', {'batch': 4, 'recompute': False}, stages=('dpo',), quick=True),
+    Side('trl, dpo', 'trl', {'batch': 4}, stages=('dpo',)),
+    Side('trl, dpo, no recompute', 'trl', {'batch': 4, 'recompute': False}, stages=('dpo',), quick=True),
 )

@@ -21,6 +21,7 @@ from swift.core.errors import DataError
 
 SHIPPED = ['swift/python-docs', 'swift/chatterbot', 'swift/facts']
 JOINED = (1, 1, 2, 3, 5, 8, 13)  # questions of one row of the shipped data
+ROOM = 0.9  # part of the length that pairs are aimed at, since words have more tokens here and fewer there
 SPARE = 1.4  # more rows than the steps need, because packs take more
 
 
@@ -130,10 +131,10 @@ def _part(words: Sequence[str], number: int, start: int, size: int) -> Row:
 def _pairs(
     rows: Sequence[Row], length: Callable[[Any], int], cap: int, *, prompt: int, answer: int
 ) -> Iterator[dict[str, Any]]:
-    """Pairs about half of whose ``2 cap`` tokens are the prompt's, or as ``prompt`` to ``answer`` says."""
+    """Pairs of two sequences of nearly ``cap`` tokens, as many of the prompt and the answer as these two say."""
     words = ' '.join(message['content'] for row in rows for message in row).split()
     rate = length(_part(words, 0, 0, 400)) / 400  # tokens a word
-    asked, said = (max(4, round(cap * share / (prompt + answer) / rate)) for share in (prompt, answer))
+    asked, said = (max(1, round(ROOM * cap * share / (prompt + answer) / rate)) for share in (prompt, answer))
     at = 0
     for number in range(len(words)):
         question, chosen, rejected = (

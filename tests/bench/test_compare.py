@@ -39,7 +39,7 @@ def test_sides_run_forwards_then_backwards():
 
 def test_quick_takes_less_than_full_and_flags_change_the_numbers():
     quick, full = choose(BenchArgs(quick=True)), choose(BenchArgs(full=True))
-    assert len(quick) < len(full) == len(CELLS)
+    assert len(quick) < len(full) == len(CELLS) - len(choose(BenchArgs(full=True), 'dpo'))
     assert choose(BenchArgs(full=True, cells=['lora-natural'], steps=7, max_length=99))[0].steps == 7
 
 
@@ -99,6 +99,17 @@ def test_three_steps_beside_a_plain_loop_have_the_same_losses(tmp_path, capsys):
     report_file.unlink()
     assert bench.main(words) == 0  # every run is there already
     assert 'ours, run 1' in capsys.readouterr().out
+
+
+def test_pairs_are_compared_with_trl_and_with_ourselves(tmp_path, capsys):
+    model, rows = tiny.folder(tmp_path / 'model', dtype='bfloat16'), tiny.rows(tmp_path / 'rows.jsonl')
+    words = ['dpo', '--quick', '--cells', 'pairs-3-1', '--model', str(model), '--dataset', str(rows), '--threads', '1']
+    words += ['--repeats', '1', '--max_length', '400', '--rows_per_step', '2', '--steps', '2']
+    words += ['--peer_python', f'trl={sys.executable}', '--output_dir', str(tmp_path / 'out')]
+    code = bench.main(words)
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert 'first -logps/chosen: trl' in printed and 'pairs/s' in printed
 
 
 def test_datasets_map_learns_the_same_tokens(tmp_path, capsys):

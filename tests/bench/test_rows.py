@@ -33,6 +33,24 @@ def test_uniform_rows_all_have_the_wanted_length(tmp_path):
     assert made.mean == made.reach == 25
 
 
+def test_pairs_have_prompts_and_answers_of_the_wanted_lengths(tmp_path):
+    both = lambda row: (
+        2 * words(row['messages'][:1]) + words(row['messages'][1:]) + len(row['rejected_response'].split())
+    )
+    length = lambda row: both(row) if isinstance(row, dict) else words(row)
+    made = rows.write(tmp_path / 'a.jsonl', 'pairs 3:1', TALK, length, 200, 4)
+    for row in read(made):
+        prompt, chosen, rejected = (
+            len(text.split()) for text in (*(turn['content'] for turn in row['messages']), row['rejected_response'])
+        )
+        assert (
+            chosen == rejected
+            and abs(prompt / chosen - 3) < 0.2
+            and row['messages'][1]['content'] != row['rejected_response']
+        )
+        assert 150 < prompt + chosen <= 200
+
+
 def test_text_rows_are_for_pre_training(tmp_path):
     made = rows.write(tmp_path / 'a.jsonl', 'text', TALK, words, 100, 5)
     assert read(made)[0].keys() == {'text'}
