@@ -36,33 +36,38 @@ class Reading:
 
 
 class Format(NamedTuple):
-    """A way of writing rows: its name, whether a row is written so, and what reads it."""
+    """A way of writing rows: columns of which it has one, whether a row is written so, and what reads it."""
 
-    name: str
+    columns: frozenset[str]
     fits: Callable[[Draft], bool]
     read: Callable[[Draft], None]
 
 
-FORMATS = (  # the first that fits reads the row: the more particular come first
-    Format('steps', steps.fits_completions, steps.completions),
-    Format('math-shepherd', steps.fits_marked, steps.marked),
-    Format('preference', preference.fits_chosen, preference.chosen),
-    Format('judged answers', preference.fits_judged, preference.judged),
-    Format('messages', chats.fits_messages, chats.messages),
-    Format('sharegpt', chats.fits_conversations, chats.conversations),
-    Format('retrieval', retrieval.fits_texts, retrieval.texts),
-    Format('judged documents', retrieval.fits_documents, retrieval.documents),
-    Format('scored texts', retrieval.fits_scored, retrieval.scored),
-    Format('classified sentence', pairs.fits_sentence, pairs.sentence),
-    Format('alpaca', pairs.fits_alpaca, pairs.alpaca),
-    Format('query-response', pairs.fits_pair, pairs.pair),
-    Format('text', pairs.fits_text, pairs.text),
-)
+FORMATS = {  # the first that fits reads the row: the more particular come first
+    'steps': Format(frozenset(['completions']), steps.fits_completions, steps.completions),
+    'math-shepherd': Format(frozenset(['input']), steps.fits_marked, steps.marked),
+    'preference': Format(
+        frozenset(next(zip(*preference.PAIRS, strict=True))), preference.fits_chosen, preference.chosen
+    ),
+    'judged answers': Format(
+        frozenset(each.verdict for each in preference.JUDGED), preference.fits_judged, preference.judged
+    ),
+    'messages': Format(frozenset(['messages']), chats.fits_messages, chats.messages),
+    'sharegpt': Format(frozenset(chats.CONVERSATIONS), chats.fits_conversations, chats.conversations),
+    'retrieval': Format(frozenset([*retrieval.POSITIVE, *retrieval.NEGATIVE]), retrieval.fits_texts, retrieval.texts),
+    'judged documents': Format(frozenset(retrieval.DOCUMENTS), retrieval.fits_documents, retrieval.documents),
+    'scored texts': Format(frozenset(retrieval.PARTNER), retrieval.fits_scored, retrieval.scored),
+    'classified sentence': Format(frozenset(['sentence']), pairs.fits_sentence, pairs.sentence),
+    'alpaca': Format(frozenset(['instruction']), pairs.fits_alpaca, pairs.alpaca),
+    'query-response': Format(frozenset(pairs.QUERY), pairs.fits_pair, pairs.pair),
+    'text': Format(frozenset(pairs.RESPONSE), pairs.fits_text, pairs.text),
+}
 ADDITIONS = (preference.add_rejected, retrieval.add_messages, chats.add_system)
 
 ALIASES = {'system_prompt': 'system', 'image': 'images', 'video': 'videos', 'audio': 'audios'}
 MEDIA = ('images', 'videos', 'audios', 'objects')
 OTHER_MEDIA = tuple(f'{side}_{name}' for side in ('rejected', 'positive', 'negative') for name in MEDIA)
+ALL_MEDIA = frozenset([*MEDIA, *OTHER_MEDIA])
 OTHERS = ('tools', 'label', 'margin', 'channel', 'chat_template_kwargs', 'history', 'system', 'messages')
 PREFERENCE = ('chosen', 'rejected', 'rejected_response', 'rejected_messages', 'rejected_tools')
 RETRIEVAL = (*retrieval.ANCHOR, *retrieval.POSITIVE, *retrieval.NEGATIVE, 'positive_messages', 'negative_messages')
@@ -84,7 +89,9 @@ def convert(row: Any, origin: Origin, reading: Reading = Reading()) -> Sample:
     columns, hidden = rename(row, reading)
     draft = Draft(columns)
     media = _media(draft)
-    format = next((each for each in FORMATS if each.fits(draft)), None)
+    format = next(
+        (each for each in FORMATS.values() if not each.columns.isdisjoint(columns) and each.fits(draft)), None
+    )
     if format is None:
         raise _unknown(row)
     format.read(draft)
@@ -145,7 +152,7 @@ def rename(row: Mapping[str, Any], reading: Reading) -> tuple[dict[str, Any], di
 def _media(draft: Draft) -> dict[str, list[Any]]:
     """Media columns, each as a list; where the files are is not looked at here."""
     media = {}
-    for name in (*MEDIA, *OTHER_MEDIA):
+    for name in [name for name in draft.row if name in ALL_MEDIA]:
         value = draft.take(name)
         if value is None or value == '':
             continue
@@ -157,11 +164,9 @@ def _media(draft: Draft) -> dict[str, list[Any]]:
 
 def _tools(draft: Draft) -> tuple[dict[str, Any], ...]:
     """The row's tools; both answers of a pair see the same."""
-    found, rejected = (
-        [] if (value := draft.take(name)) in (None, '') else value for name in ('tools', 'rejected_tools')
-    )
-    tools = read_tools(found)
-    if rejected and read_tools(rejected) != tools:
+    found, rejected = draft.take('tools'), draft.take('rejected_tools')
+    tools = () if found in (None, '') else read_tools(found)
+    if rejected not in (None, '') and read_tools(rejected) != tools:
         raise RowError('other tools: rejected_tools differs from tools. Both answers of a pair need the same prompt')
     return tools
 
@@ -169,7 +174,7 @@ def _tools(draft: Draft) -> tuple[dict[str, Any], ...]:
 def _label(draft: Draft) -> bool | int | float | list[float] | None:
     """KTO flag, class, list of classes, or score: the column ``label``, or ``labels`` where it holds numbers."""
     value = draft.take('label')
-    if value is None and _numbers(draft.row.get('labels')):
+    if value is None and 'labels' in draft.row and _numbers(draft.row['labels']):
         value = draft.take('labels')
     if value is None or value == '':
         return None

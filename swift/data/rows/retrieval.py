@@ -31,7 +31,7 @@ NAMES = frozenset([*ANCHOR, *POSITIVE, *NEGATIVE, *PARTNER, *DOCUMENTS, *JUDGEME
 
 # -------------------------------------------------------------------------------------------------- columns of text
 def fits_texts(draft: Draft) -> bool:
-    return bool(draft.present(ANCHOR)) and bool(draft.present((*POSITIVE, *NEGATIVE)) or _numbered(draft))
+    return bool(draft.present((*POSITIVE, *NEGATIVE)) and draft.present(ANCHOR))
 
 
 def texts(draft: Draft) -> None:
