@@ -66,12 +66,14 @@ def reranker(
     """[query with document, ...], a positive and then the negatives; the label is 1 for the positive and 0 for others.
 
     Each of several positives makes a group of its own. A row whose last turn is an assistant's is a query and a
-    document, with a label 1 or 0.
+    document, with a label 1 or 0; so is one with a single text and a label.
 
     Args:
         max_positive_samples, max_negative_samples: how many are used, the first ones; None: all, in one group.
         asked: the row may have no label, which is what is wanted to know.
     """
+    if sample.label is not None and len(sample.positives) == 1 and not sample.negatives:
+        sample = _with(sample, (*sample.messages, *_said(sample.positives[0])))
     if not sample.positives and not sample.negatives:
         return _one_document(encode, sample, asked=asked)
     if not sample.positives and not asked:
