@@ -1,8 +1,9 @@
-"""Makes the shipped pairs: `python -m swift.data.builtin.build_pairs TREES DEMO` rewrites pairs_*.jsonl.
+"""Makes the shipped pairs: `python -m swift.data.builtin.build_pairs TREES ZH EN` rewrites pairs_*.jsonl.
 
 In: TREES, ``model/model_eval/manual/data/en_100_tree.jsonl`` of the repository LAION-AI/Open-Assistant, conversations
-whose answers volunteers wrote and ranked; DEMO, ``data/dpo_zh_demo.json`` of hiyouga/LLaMA-Factory; and what
-``sources.yaml`` says is taken from them. Out: rows ``{"messages", "chosen", "rejected", "tag"}``. Nothing is random.
+whose answers volunteers wrote and ranked; ZH and EN, ``data/dpo_zh_demo.json`` and ``data/dpo_en_demo.json`` of
+hiyouga/LLaMA-Factory; and what ``sources.yaml`` says is taken from them. Out: rows ``{"messages", "chosen",
+"rejected", "tag"}``. Nothing is random.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import yaml
 from swift.data.builtin.build import HERE, write
 
 Row = dict[str, Any]
-ROLES = {'prompter': 'user', 'assistant': 'assistant', 'human': 'user', 'gpt': 'assistant'}
+ROLES = {'prompter': 'user', 'assistant': 'assistant', 'human': 'user', 'gpt': 'assistant', 'system': 'system'}
 
 
 def ranked(trees: list[Row], take: Row) -> tuple[list[Row], list[Row]]:
@@ -52,11 +53,11 @@ def is_good(answer: Row, take: Row) -> bool:
     )
 
 
-def demo(rows: list[Row], take: Row) -> Iterator[Row]:
-    """The chosen rows of a sharegpt file with two answers."""
-    for i in take['rows']:
+def demo(rows: list[Row], taken: list[int], tag: str) -> Iterator[Row]:
+    """These rows of a sharegpt file with two answers."""
+    for i in taken:
         turns = [{'role': ROLES[each['from']], 'content': each['value'].strip()} for each in rows[i]['conversations']]
-        yield row(turns, rows[i]['chosen']['value'], rows[i]['rejected']['value'], 'zh')
+        yield row(turns, rows[i]['chosen']['value'], rows[i]['rejected']['value'], tag)
 
 
 def row(turns: Any, better: str, worse: str, tag: str) -> Row:
@@ -64,13 +65,15 @@ def row(turns: Any, better: str, worse: str, tag: str) -> Row:
 
 
 def main() -> None:
-    """Rewrite all three files."""
-    trees, rows = (Path(each).read_text(encoding='utf-8') for each in sys.argv[1:])
+    """Rewrite all files."""
+    trees, zh, en = (Path(each).read_text(encoding='utf-8') for each in sys.argv[1:])
     sources = yaml.safe_load((HERE / 'sources.yaml').read_text(encoding='utf-8'))
     train, heldout = ranked([json.loads(line) for line in trees.splitlines()], sources['open_assistant'])
     write('pairs_en.jsonl', train)
     write('pairs_en_heldout.jsonl', heldout)
-    write('pairs_zh.jsonl', list(demo(json.loads(rows), sources['dpo_zh_demo'])))
+    write('pairs_zh.jsonl', list(demo(json.loads(zh), sources['dpo_zh_demo']['rows'], 'zh')))
+    for name, taken in sources['dpo_en_demo'].items():
+        write(f'{name}.jsonl', list(demo(json.loads(en), taken, 'en')))
 
 
 if __name__ == '__main__':
