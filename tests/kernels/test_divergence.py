@@ -75,8 +75,8 @@ def test_gradients_agree_with_finite_differences(beta, top):
     assert torch.autograd.gradcheck(loss, (hidden, weight, bias))
 
 
-@pytest.mark.parametrize('rows', [0, 1, 63, 64, 300])
-@pytest.mark.parametrize('form', [{}, {'scale': 0.3}, {'scale': 2.0, 'cap': 3.0}], ids=str)
+@pytest.mark.parametrize('rows', [0, 65])
+@pytest.mark.parametrize('form', [{}, {'scale': 2.0, 'cap': 3.0}], ids=str)
 @pytest.mark.parametrize('trained', ['frozen', 'kept', 'computed again'])
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize(('beta', 'top'), [(0.5, None), (0.0, 5), (1.0, None)])
