@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from swift.kernels import compiled, device
 from swift.kernels.logprobs import KEEP, Head, HeadSums, Scores, chunks, linear_logprobs, target_logprobs, wide
 
 AT_ONCE = {'cpu': 2**19, 'cuda': 2**26}
@@ -95,6 +96,12 @@ class Divergence:
         return self._whole_(z[:, :size], t, gradient=gradient)
 
     def _whole_(self, z: Tensor, t: Tensor, *, gradient: bool) -> Tensor:
+        """By a C++ kernel where there is one, else in torch's operations: see ``of_logits``."""
+        if z.device.type == 'cpu' and device.fused(z, t) and z.is_contiguous() and t.is_contiguous():
+            made = torch.empty(len(z))
+            run = compiled.function(f'divergence_rows_{"bf16" if z.dtype == torch.bfloat16 else "f32"}', 'ppp ii ff i')
+            run(z, t, made, *z.shape, self.beta, 1 / self.temperature, int(gradient))
+            return made
         made = torch.empty(len(z), dtype=wide(z.dtype), device=z.device)
         size = max(1, AT_ONCE.get(z.device.type, 2**26) // max(1, z.shape[1]))
         for at in range(0, len(z), size):
@@ -149,7 +156,7 @@ def plain(student: Tensor, teacher: Tensor, how: Divergence) -> Tensor:
 
 def _kl(p: Tensor, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """``p log p/q`` [C, V], 0 where p is, and its sum over the vocabulary [C]."""
-    each = torch.where(p > 0, p * (log_p - log_q), 0)
+    each = torch.where(p == 0, 0, p * (log_p - log_q))
     return each, each.sum(-1)
 
 

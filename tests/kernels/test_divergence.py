@@ -145,6 +145,42 @@ def test_probabilities_that_underflow_leave_numbers(beta):
     near(found, by_hand(student.detach(), teacher, beta), 1e-5)
 
 
+@pytest.mark.parametrize('shape', [(0, 5), (1, 1), (3, 17), (5, 2047), (2, 2049), (9, 4100)])
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize('beta', BETAS)
+def test_the_compiled_kernel_equals_its_twin(shape, dtype, tolerance, beta, monkeypatch):
+    student, teacher = (logits(*shape, seed=i, scale=5.0).to(dtype) for i in range(2))
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr(divergence.device, 'fused', lambda *_, fused=fused: fused)
+        z = student.clone().requires_grad_()
+        each = Divergence(beta, 0.7)(Predictions(z), Predictions(teacher))
+        each.sum().backward()
+        found.append((each.detach(), z.grad))
+    near(found[0][0], found[1][0], 1e-5)
+    near(found[0][1], found[1][1], tolerance)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('beta', BETAS)
+def test_what_is_not_a_number_is_not_hidden(beta, dtype):
+    student, teacher = logits(3).to(dtype), logits(3, seed=1).to(dtype)
+    student[0, 3] = teacher[1, 5] = float('nan')
+    found = Divergence(beta)(Predictions(student), Predictions(teacher))
+    assert found.isnan().tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize('beta', [0.0, 0.5, 0.9])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_tokens_that_a_teacher_rules_out_are_no_trouble(beta, dtype):
+    student, teacher = logits(3).to(dtype).requires_grad_(), logits(3, seed=1).to(dtype)
+    teacher[:, ::2] = -float('inf')
+    found = Divergence(beta)(Predictions(student), Predictions(teacher))
+    near(found, by_hand(student.detach(), teacher, beta), 1e-5)
+    (slope,) = torch.autograd.grad(found.sum(), student)
+    assert slope.isfinite().all()
+
+
 def test_a_hundred_thousand_words_are_summed_without_loss():
     student, teacher = logits(2, 100_003).float(), logits(2, 100_003, seed=1).float()
     for beta in (0.0, 0.5, 1.0):
