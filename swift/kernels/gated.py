@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from swift.kernels import device
+from swift.kernels import again, device
 from swift.kernels.compiled import function
 from swift.kernels.norm import LIBRARY, SUFFIX
 
@@ -36,7 +36,8 @@ def gated(gate: Tensor, up: Tensor, act: Act = 'silu') -> Tensor:
     """``act(gate) * up``, both [..., I]; fused where a kernel takes them."""
     if not device.fused(gate, up):
         return PLAIN[act](gate) * up
-    return _Gated.apply(gate, up, NUMBER[act])
+    y = _Gated.apply(gate, up, NUMBER[act])
+    return again.note(y, lambda: torch.ops.swift.gated(gate, up, NUMBER[act]))
 
 
 def gated_packed(gate_up: Tensor, act: Act = 'silu') -> Tensor:
@@ -44,7 +45,8 @@ def gated_packed(gate_up: Tensor, act: Act = 'silu') -> Tensor:
     if not device.fused(gate_up):
         gate, up = gate_up.chunk(2, -1)
         return PLAIN[act](gate) * up
-    return _GatedPacked.apply(gate_up, NUMBER[act])
+    y = _GatedPacked.apply(gate_up, NUMBER[act])
+    return again.note(y, lambda: torch.ops.swift.gated(*gate_up.chunk(2, -1), NUMBER[act]))
 
 
 class _Gated(torch.autograd.Function):

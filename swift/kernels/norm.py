@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from swift.kernels import device
+from swift.kernels import again, device
 from swift.kernels.compiled import function
 
 BLOCKS = 256  # most partial sums of the weight's gradient
@@ -37,7 +37,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, offset: float = 0.0, earl
     """
     if not device.fused(x, weight):
         return plain(x, weight, eps, offset=offset, early=early)
-    return _RmsNorm.apply(x, weight, eps, offset, early)
+    y = _RmsNorm.apply(x, weight, eps, offset, early)
+    return again.note(y, lambda: torch.ops.swift.rms_norm(x, weight, eps, offset, early)[0])
 
 
 def plain(x: Tensor, weight: Tensor, eps: float, *, offset: float = 0.0, early: bool = True) -> Tensor:

@@ -20,6 +20,7 @@ from torch.nn import Parameter
 
 from swift.core.errors import ConfigError, NumericalError
 from swift.core.types import Batch, Builder, Loss, Objective, Outputs, Readout, Segments
+from swift.kernels import again
 from swift.kernels.adamw import AdamW
 from swift.kernels.logprobs import wide
 from swift.kernels.switch import Switch, plain
@@ -94,6 +95,8 @@ class TorchBackend:
         self._unchecked = bool(self.kernels) and self.settings.kernel_check != 'off'
         if self.settings.gradient_checkpointing:
             base.gradient_checkpointing_enable({'use_reentrant': False})
+        elif self.settings.selective_recompute:
+            again.install(base.base_model)
         if self._noise is not None:
             base.get_input_embeddings().register_forward_hook(self._noise)
         self.model.train()

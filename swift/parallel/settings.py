@@ -19,6 +19,7 @@ class Settings:
     autocast: str | None = None  # 'bfloat16' | 'float16' over weights of another type
     max_grad_norm: float = 1.0  # 0: no clipping
     gradient_checkpointing: bool = False
+    selective_recompute: bool = False  # make norms and gates again in the backward pass
     neftune_alpha: float = 0.0
     attn_impl: str | None = None  # 'eager': the plain path, one sequence at a time
     kernels: frozenset[str] = frozenset(KERNELS)

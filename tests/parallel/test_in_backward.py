@@ -129,3 +129,14 @@ def test_what_stands_against_it_is_named(settings, word):
     options = {'max_grad_norm': 0.0, 'fp16': False} | {k: v for k, v in settings.items() if k != 'name'}
     optimizer = backend(dtype='bfloat16', name=settings.get('name', 'adamw_torch'), one_pass=True).optimizer
     assert word in in_backward.obstacle(optimizer, **options)
+
+
+@pytest.mark.parametrize('kind', [{}, {'lora': True}, {'architecture': 'gemma2'}, {'architecture': 'qwen3'}])
+def test_results_that_are_made_again_change_no_bit(kind):
+    found = []
+    for selective in (False, True):
+        each = backend(**{'dtype': 'bfloat16', 'one_pass': True, 'selective_recompute': selective, **kind})
+        found.append((steps(each, range(4)), kept(each)))
+    (facts, weights), (again, others) = found
+    assert facts == again
+    assert all(torch.equal(others[name], value) for name, value in weights.items())
