@@ -77,12 +77,17 @@ def light() -> Iterator[None]:
     def pack(saved: Tensor) -> Any:
         recipe = noted.get(saved.data_ptr())
         if recipe is None or not recipe.covers(saved):
-            return saved
+            return saved, saved._version
         recipe.uses += 1
         return recipe, saved.shape
 
-    def unpack(packed: Any) -> Tensor:
-        return packed if isinstance(packed, Tensor) else packed[0].take(packed[1])
+    def unpack(packed: tuple[Any, Any]) -> Tensor:
+        held, fact = packed
+        if isinstance(held, Recipe):
+            return held.take(fact)
+        if held._version != fact:  # autograd leaves this to whoever packs
+            raise RuntimeError('a tensor that the backward pass needs was changed in place')
+        return held
 
     token = _noted.set(noted)
     try:

@@ -16,7 +16,7 @@ from swift.train import state
 logger = logging.getLogger(__name__)
 
 NEAR = 0.8
-"""The part of the memory from which on a run on the CPU is rehearsed."""
+"""The part of the memory above which a run on the CPU is rehearsed, and activations are made again by themselves."""
 FEW = 20
 """A run of fewer steps is not rehearsed by itself: it soon knows."""
 

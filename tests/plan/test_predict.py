@@ -89,8 +89,8 @@ def test_the_ladder_offers_only_what_would_change_the_run():
     flags = {'tuner_type': 'full', 'max_tokens_per_batch': 2048, 'optim': 'adamw_torch_fused'}
     titles = [rung.title for rung in rungs(flags.get)]
     assert titles == [
-        '--max_tokens_per_batch 1024', '--max_tokens_per_batch 512', '--gradient_checkpointing true',
-        '--optim adamw_bf16', '--tuner_type lora', '--quant_bits 4',
+        '--max_tokens_per_batch 1024', '--max_tokens_per_batch 512', '--selective_recompute true',
+        '--gradient_checkpointing true', '--optim adamw_bf16', '--tuner_type lora', '--quant_bits 4',
     ]  # fmt: skip
     small = {'tuner_type': 'lora', 'max_tokens_per_batch': 256, 'gradient_checkpointing': True, 'quant_bits': 4}
     assert not list(rungs(small.get))
