@@ -25,6 +25,7 @@ from swift.templates.args import TemplateArgs
 from swift.templates.conversation import Conversation
 from swift.templates.fingerprint import digest
 from swift.templates.jinja import Source
+from swift.templates.layout import Layout, Match
 from swift.templates.reader import Reader
 from swift.templates.text import TextTemplate
 from swift.templates.tokens import Said, Tokens
@@ -83,6 +84,14 @@ class ChatTemplate:
         if not messages:
             raise RowError('the row has no messages')
         reader, conversation = self._conversation(messages, sample.tools, sample.template_kwargs)
+        encoded = self._as_before(sample, conversation, reader)
+        if encoded is None:
+            encoded = self._from_the_beginning(sample, conversation, reader)
+        return self.truncate(encoded)
+
+    def _from_the_beginning(self, sample: Sample, conversation: Conversation, reader: Reader) -> Encoded:
+        """A row whose text is traced and searched for turns."""
+        messages = conversation.messages
         trace = reader.read(conversation)
         tokens = reader.tokenizer(trace.text, _said(trace, messages))
         turns = reader.turns(trace, tokens, messages)
@@ -91,8 +100,40 @@ class ChatTemplate:
         if turns and turns[-1].message == len(messages) - 1 and turns[-1].stop is None:
             _, size = tokens.within(turns[-1].start, turns[-1].end)
             weight = self.scale.turn(messages, len(messages) - 1)
-            encoded = self._stopped(encoded, reader, trace, turns[-1], size, weight)
-        return self.truncate(encoded)
+            return self._stopped(encoded, reader, trace, turns[-1], size, weight)
+        reader.remember(conversation, trace, tokens, turns, by_blocks=self.scale.base != 'all')
+        return encoded
+
+    def _as_before(self, sample: Sample, conversation: Conversation, reader: Reader) -> Encoded | None:
+        """A row of a shape that was read before; None if it needs to be read from the beginning all the same: its
+        tokens are not where they were, or a part of an answer has a weight of its own."""
+        known = reader.known(conversation)
+        found = reader.tokenizer.spell(known.text) if known else None
+        if known is None or found is None:
+            return None
+        layout, messages, (ids, ends) = known.layout, conversation.messages, found
+        match = layout.match(known.contents, ids, ends, reader.tokenizer.added(ids))
+        if match is None or not self._weigh_alike(layout, match, messages, known.text):
+            return None
+        weight = np.full(len(ids), float(self.scale.base == 'all'), dtype=np.float32)
+        role = np.zeros(len(ids), dtype=np.uint8)
+        for number, span in layout.pieces:
+            role[match.tokens(span)] = _NUMBER[messages[number].role]
+        for turn in layout.turns:
+            role[match.tokens(turn.whole)] = _NUMBER['assistant']
+            own = self.scale.turn(messages, turn.message)
+            for span in turn.weighed:
+                weight[match.tokens(span)] = own
+        weight[:1] = 0
+        return Encoded(ids, weight, role, sample.origin)
+
+    def _weigh_alike(self, layout: Layout, match: Match, messages: Sequence[Message], text: str) -> bool:
+        """Whether no rule gives a part of an answer a weight of its own."""
+        if not self.scale.rules:
+            return True
+        said = text.encode()
+        answers = [(said[match.bytes(turn.answer)].decode(), turn.message) for turn in layout.turns]
+        return all(self.scale.silent(answer, _question(messages, index)) for answer, index in answers)
 
     def prompt(self, messages: Sequence[Message], *, tools: Sequence[dict] = (), **kwargs: Any) -> list[int]:
         """Ids of the conversation and the generation prompt, as ``apply_chat_template`` gives them.
@@ -232,18 +273,20 @@ def _said(trace: Trace, messages: Sequence[Message]) -> list[Said]:
     return said
 
 
+def _question(messages: Sequence[Message], index: int) -> str:
+    """What the answer ``messages[index]`` answers."""
+    return next((m.content for m in reversed(messages[:index]) if m.role in ('user', 'tool')), '')
+
+
 def _weigh_turn_(
     weight: np.ndarray, scale: LossScale, messages: Sequence[Message], trace: Trace, tokens: Tokens, turn: Turn
 ) -> None:
     """Write the weights of one turn. A token belongs to the first character of the answer that it holds."""
     own = scale.turn(messages, turn.message)
-    question = next((m.content for m in reversed(messages[: turn.message]) if m.role in ('user', 'tool')), '')
-    blocks = [(turn.start, turn.end)]
-    if trace.blocks is not None and scale.base != 'all':
-        blocks = [(max(a, turn.start), min(b, turn.end)) for a, b in trace.blocks]
-        blocks = [(a, b) for a, b in blocks if a < b or a == b == turn.start == turn.end]
-        if not blocks:
-            return
+    question = _question(messages, turn.message)
+    blocks = turn.parts(None if scale.base == 'all' else trace.blocks)
+    if not blocks:
+        return
     for first, last, part in reversed(scale.parts(trace.text[turn.start : turn.end], question)):
         for a, b in reversed(blocks):
             i, j = tokens.within(max(a, turn.start + first), min(b, turn.start + last))

@@ -22,11 +22,22 @@ class Spelling:
 
     def __call__(self, ids: Sequence[int], text: str) -> ByteOffsets | None:
         """The offsets of ``ids``, or None if they do not spell ``text``."""
-        pieces = [self._bytes[id] for id in ids]
+        pieces = self._pieces(ids)
         spelled = text.encode()
         if b''.join(pieces) != spelled:
             return None
         return ByteOffsets(map(len, pieces), spelled, ascii=len(spelled) == len(text))
+
+    def ends(self, ids: Sequence[int], text: bytes) -> np.ndarray | None:
+        """Bytes of ``text`` up to the end of each token, int64 [T], each more than the one before; None if the tokens
+        do not spell it."""
+        pieces = self._pieces(ids)
+        if b''.join(pieces) != text or not all(pieces):
+            return None
+        return np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
+
+    def _pieces(self, ids: Sequence[int]) -> list[bytes]:
+        return list(map(self._bytes.__getitem__, ids))
 
 
 class _TokenBytes(dict):

@@ -8,6 +8,7 @@ is not, it is traced like any other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,14 @@ class Outline:
     order: tuple[int, ...]
     blocks: tuple[tuple[tuple[int, int], tuple[int, int]], ...] | None
 
+    def contents(self, conversation: Conversation) -> list[str]:
+        """What its messages say, in the order in which they are shown."""
+        return [conversation.messages[number].content for number in self.order]
+
+    def fits(self, contents: Sequence[str], text: str) -> bool:
+        """Whether ``text`` is these words with ``contents`` between them, to the last character."""
+        return text == ''.join(part for pair in zip(self.words, (*contents, ''), strict=True) for part in pair)
+
 
 class Outlines:
     """The outlines of one template."""
@@ -36,11 +45,8 @@ class Outlines:
 
     def __call__(self, conversation: Conversation, style: Style, text: str) -> Trace | None:
         """The trace of ``text``, if the outline of its shape is known and fits to the last character."""
-        outline = self._known.get(self._shape(conversation, style))
-        if outline is None:
-            return None
-        contents = [conversation.messages[number].content for number in outline.order]
-        if text != ''.join(part for pair in zip(outline.words, [*contents, ''], strict=True) for part in pair):
+        outline = self.of(self.shape(conversation, style))
+        if outline is None or not outline.fits(contents := outline.contents(conversation), text):
             return None
         pieces, starts, at = [], [], 0
         for words, number, content in zip(outline.words, outline.order, contents, strict=False):
@@ -57,11 +63,15 @@ class Outlines:
 
     def learn(self, conversation: Conversation, style: Style, trace: Trace) -> None:
         """Remember the outline of a traced conversation, or that its shape has none."""
-        shape = self._shape(conversation, style)
+        shape = self.shape(conversation, style)
         if shape is not None and shape not in self._known:
             self._known[shape] = _outline(trace)
 
-    def _shape(self, conversation: Conversation, style: Style) -> Any:
+    def of(self, shape: Any) -> Outline | None:
+        """The outline of a shape, if it is known and has one."""
+        return self._known.get(shape)
+
+    def shape(self, conversation: Conversation, style: Style) -> Any:
         """What a template can tell of a plain conversation; None for one that is not plain."""
         messages = conversation.messages
         for message in messages:
@@ -95,14 +105,14 @@ def _outline(trace: Trace) -> Outline | None:
         return None
     blocks = trace.blocks
     if blocks is not None:
-        edges = [tuple(_place(edge, starts, words) for edge in block) for block in blocks]
+        edges = [tuple(place(edge, starts, words) for edge in block) for block in blocks]
         if any(None in block for block in edges):
             return None
         blocks = tuple(edges)
     return Outline(tuple(words), tuple(order), blocks)
 
 
-def _place(edge: int, starts: list[int], words: list[str]) -> tuple[int, int] | None:
+def place(edge: int, starts: Sequence[int], words: Sequence[str]) -> tuple[int, int] | None:
     """A place in the text as (number of the words, characters into them); None inside a message."""
     for number, (start, said) in enumerate(zip(starts, words, strict=True)):
         if start <= edge <= start + len(said):

@@ -11,16 +11,17 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from swift.core.errors import RowError
 from swift.core.types import Message, ToolCall
 from swift.templates.conversation import Conversation, Style
 from swift.templates.jinja import Renderer, Source
+from swift.templates.layout import Layout, lay_out
 from swift.templates.outline import Outlines
-from swift.templates.tokens import Tokenizer
+from swift.templates.tokens import Tokenizer, Tokens
 from swift.templates.trace import Trace, Tracer
-from swift.templates.turns import PROBE, Turns
+from swift.templates.turns import PROBE, Turn, Turns
 
 THINKING = (*PROBE[:3], Message('assistant', '<think>\nLet me see.\n</think>\n\nNothing more.'))
 CALLING = (PROBE[0], Message('assistant', '', tool_calls=(ToolCall('look_up', {'word': 'first "one"'}),)))
@@ -39,6 +40,14 @@ TOOL = {
 _plainly = lambda text, message, kind: text
 
 
+class Known(NamedTuple):
+    """A row of a known shape: its text, and what its messages say in the order in which they are shown."""
+
+    layout: Layout
+    text: str
+    contents: list[str]
+
+
 class Reader:
     """One chat template's source with all that is learnt about it."""
 
@@ -50,6 +59,7 @@ class Reader:
         self.tracer = Tracer(self.renderer)
         self.tokenizer = Tokenizer(tokenizer, source.written)
         self.outlines = Outlines(self.tracer)
+        self._layouts: dict[Any, Layout] = {}
         self.style = self._style()
         self.turns = Turns(self.tracer, self.style, self.tokenizer, known)
 
@@ -119,6 +129,32 @@ class Reader:
             if not prompt:
                 self.outlines.learn(conversation, style, trace)
         return trace
+
+    def known(self, conversation: Conversation) -> Known | None:
+        """The rendering of a conversation of a shape whose layout is known and fits.
+
+        Raises:
+            RowError: as ``render``.
+        """
+        layout = self._layouts.get(self.outlines.shape(conversation, self.style)) if self._layouts else None
+        if layout is None:
+            return None
+        text, contents = self.render(conversation), layout.outline.contents(conversation)
+        return Known(layout, text, contents) if layout.outline.fits(contents, text) else None
+
+    def remember(
+        self, conversation: Conversation, trace: Trace, tokens: Tokens, turns: Sequence[Turn], *, by_blocks: bool
+    ) -> None:
+        """Keep the layout of a row that was read, for others of its shape; arguments as for ``lay_out``."""
+        shape = self.outlines.shape(conversation, self.style)
+        outline = self.outlines.of(shape)
+        if outline is None or shape in self._layouts or not self.tokenizer.spells:
+            return
+        if outline.fits(outline.contents(conversation), trace.text):
+            added = self.tokenizer.added(tokens.ids).tolist()
+            layout = lay_out(outline, trace, tokens, added, turns, by_blocks=by_blocks)
+            if layout is not None:
+                self._layouts[shape] = layout
 
     def suspects(self, conversation: Conversation) -> bool:
         """True if only a trace can tell how the conversation is to be tokenised: it has control strings or calls."""

@@ -158,10 +158,30 @@ class Tokenizer:
             return Tokens(ids, tuple(controls), encoding)
         return self._in_parts(text, said, wrong)
 
+    @property
+    def spells(self) -> bool:
+        """Whether ``spell`` can be asked."""
+        return self._spelling is not None
+
+    def spell(self, text: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Ids [T] of ``text`` and the bytes up to the end of each; None if nothing but ``tokenizers`` can tell them."""
+        if self._spelling is None:
+            return None
+        ids = self._ids(text)
+        ends = self._spelling.ends(ids, text.encode())
+        return None if ends is None else (np.array(ids, dtype=np.int32), ends)
+
+    def added(self, ids: np.ndarray) -> np.ndarray:
+        """The numbers of those tokens that are added tokens."""
+        return np.flatnonzero(self._added[ids])
+
+    def _ids(self, text: str) -> list[int]:
+        return self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
     def _encode(self, text: str) -> tuple[np.ndarray, Any]:
         """Ids, and what tells their characters: by the bytes of the tokens if they spell the text, else as encoded."""
         if self._spelling is not None:
-            ids = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            ids = self._ids(text)
             offsets = self._spelling(ids, text)
             if offsets is not None:
                 return np.array(ids, dtype=np.int32), offsets
@@ -175,7 +195,7 @@ class Tokenizer:
         controls: list[Control] = []
         wrong: list[tuple[int, int]] = []
         starts = [part.start for part in said]
-        for token in np.flatnonzero(self._added[ids]).tolist():
+        for token in self.added(ids).tolist():
             id = int(ids[token])
             start, end = _core(text, *encoding.token_to_chars(token))
             if start >= end or not self._spells(id, text[start:end]):

@@ -48,6 +48,13 @@ class Turn:
     end: int
     stop: tuple[int, int] | None = None
 
+    def parts(self, blocks: Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:
+        """The characters of the answer that are trained: all, or those in ``{% generation %}`` blocks."""
+        if blocks is None:
+            return [(self.start, self.end)]
+        parts = [(max(a, self.start), min(b, self.end)) for a, b in blocks]
+        return [(a, b) for a, b in parts if a < b or a == b == self.start == self.end]
+
 
 @dataclass(frozen=True, slots=True)
 class Endings:

@@ -53,6 +53,14 @@ class Rules:
                 weights[match.start() : match.end()] = weight
         return weights
 
+    def silent(self, answer: str, question: str) -> bool:
+        """Whether they say nothing of this answer: every character of it weighs 1."""
+        if any(words in question for words in self.questions):
+            return False
+        if self.marks:
+            return not any(mark in answer for mark in self.marks)
+        return not any(pattern.search(answer) for pattern, _ in self.matches)
+
     def _weigh_marked_(self, weights: np.ndarray, answer: str) -> None:
         found = list(re.finditer('|'.join(map(re.escape, sorted(self.marks, key=len, reverse=True))), answer))
         ends = [*(match.start() for match in found[1:]), len(answer)]
@@ -85,9 +93,13 @@ class LossScale:
         asked = max((i for i, message in enumerate(messages) if message.role in ('user', 'tool')), default=-1)
         return float(self.base != 'last_round' or index > asked)
 
+    def silent(self, answer: str, question: str) -> bool:
+        """Whether all of an answer weighs the same, as no rule says otherwise."""
+        return all(rules.silent(answer, question) for rules in self.rules)
+
     def parts(self, answer: str, question: str) -> list[tuple[int, int, float]]:
         """Characters ``[start, end)`` of an answer with their weight, in order and without gaps."""
-        if not self.rules:
+        if self.silent(answer, question):
             return [(0, len(answer), 1.0)]
         weights = np.ones(len(answer), dtype=np.float32)
         for rules in self.rules:
