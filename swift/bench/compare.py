@@ -166,7 +166,7 @@ def _job(plan: Plan, cell: Cell, made: rows.Rows, dialect: Dialect | None) -> di
         'count': made.count if cell.kind != 'pack' else cell.count,
         'tries': cell.tries,
         'dialect': asdict(dialect) if dialect else None,
-        'chat_template': dialect.jinja() if dialect else None,
+        'chat_template': dialect.jinja(ends_with_stop=cell.stage == 'dpo') if dialect else None,
         'rank': RANK,
         'alpha': ALPHA,
         'weight_decay': WEIGHT_DECAY,

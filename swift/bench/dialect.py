@@ -45,8 +45,12 @@ class Dialect:
             out += before + message['content'] + behind
         return out
 
-    def jinja(self) -> str:
-        """The template with generation marks around what is learnt: the answer and its stop token."""
+    def jinja(self, *, ends_with_stop: bool = False) -> str:
+        """The template with generation marks around what is learnt: the answer and its stop token.
+
+        Args:
+            ends_with_stop: leave out what follows the stop token of the last answer, for tools that would learn it.
+        """
         say = lambda *parts: '{{ ' + ' + '.join(parts) + ' }}'
         begin, system, end, user, answer, stop, after = (
             json.dumps(words)
@@ -63,7 +67,9 @@ class Dialect:
             + say(user, "message['content']", answer)
             + "{% elif message['role'] == 'assistant' %}{% generation %}"
             + say("message['content']", stop)
-            + ('{% endgeneration %}' + say(after) + '{% endif %}{% endfor %}')
+            + '{% endgeneration %}'
+            + ('{% if not loop.last %}' + say(after) + '{% endif %}' if ends_with_stop else say(after))
+            + '{% endif %}{% endfor %}'
         )
 
 

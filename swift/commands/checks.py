@@ -132,7 +132,7 @@ def resuming(config: Any) -> Problems:
 def task(config: Any) -> Problems:
     """Tasks that a verb has nothing for."""
     asked, method = config.model.task_type, getattr(config, 'objective', None)
-    if asked in (None, 'causal_lm') or (method is not None and method.rlhf_type == 'rm'):
+    if asked in (None, 'causal_lm') or (method is not None and method.rlhf_type in ('rm', 'prm')):
         return
     if config.verb in ('pt', 'rlhf'):
         yield 'task_type', f'--task_type {asked}: belongs to swift sft, not to swift {config.verb}'

@@ -199,9 +199,10 @@ class RlhfConfig(TrainConfig):
         method = self.objective.rlhf_type
         if method == 'orpo' and self.sources['loss_scale'] == 'default':
             self.put('loss_scale', 'default', 'derived')
-        if method == 'rm':
+        if method in ('rm', 'prm'):
             self.fill('task_type', 'seq_cls')
             self.fill('num_labels', 1)
+        self.notes += objectives.notes(self.objective)
 
     def check(self) -> Iterator[tuple[str, str]]:
         """Methods that are not there, losses that they do not have, references that cannot be."""

@@ -48,6 +48,7 @@ METHODS: dict[str, Method] = {
     'simpo': Method('swift.objectives.no_reference:contrast', rows='preference'),
     'orpo': Method('swift.objectives.no_reference:orpo', rows='preference'),
     'rm': Method('swift.objectives.reward:from_args', rows='preference', task='seq_cls'),
+    'prm': Method('swift.objectives.reward:steps', rows='steps', task='seq_cls'),
     'gkd': Method('swift.objectives.distill:from_args', flags='distill'),
 }
 """By ``--rlhf_type``."""

@@ -28,8 +28,8 @@ ANY_DIVERGENCE = frozenset({'sigmoid', 'sigmoid_norm', 'hinge', 'ipo', 'robust',
 class ObjectiveArgs:
     """What is minimised, and how hard."""
 
-    rlhf_type: Literal['dpo', 'orpo', 'simpo', 'kto', 'cpo', 'rm', 'ppo', 'grpo', 'gkd'] = 'dpo'
-    """Method of alignment."""
+    rlhf_type: Literal['dpo', 'orpo', 'simpo', 'kto', 'cpo', 'rm', 'prm', 'ppo', 'grpo', 'gkd'] = 'dpo'
+    """Method of alignment; prm is a reward model of single steps."""
     loss_type: list[str] | None = None
     """Losses of the method: dpo takes several at once, as sigmoid bco_pair sft; None is its plain form."""
     loss_weights: list[float] | None = None

@@ -101,6 +101,7 @@ def test_three_steps_beside_a_plain_loop_have_the_same_losses(tmp_path, capsys):
     assert 'ours, run 1' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_pairs_are_compared_with_trl_and_with_ourselves(tmp_path, capsys):
     model, rows = tiny.folder(tmp_path / 'model', dtype='bfloat16'), tiny.rows(tmp_path / 'rows.jsonl')
     words = ['dpo', '--quick', '--cells', 'pairs-3-1', '--model', str(model), '--dataset', str(rows), '--threads', '1']

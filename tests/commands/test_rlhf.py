@@ -159,6 +159,21 @@ def test_every_way_of_alignment_lowers_its_loss_whatever_the_micro_batches(world
                 assert step[name] == pytest.approx(expected[name], rel=2e-4, abs=2e-5), name
 
 
+def test_steps_of_solutions_are_judged_one_by_one(world, tmp_path):
+    rows = [
+        {
+            'prompt': f'{i} + 1 = ?',
+            'completions': [f'Start at {i}.', 'Go on.', f'So {i + i % 2}.'],
+            'labels': [1, 1, i % 2],
+        }
+        for i in range(24)
+    ]
+    (world / 'steps.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    flags = ['--rlhf_type', 'prm', '--tuner_type', 'full', '--learning_rate', '1e-3']
+    found = records(align(world, '--output_dir', tmp_path, *flags, rows='steps.jsonl', steps=12))
+    assert min(each['loss'] for each in found[-3:]) < found[0]['loss'] and 'accuracy' in found[0]
+
+
 def test_a_reward_model_is_opened_by_plain_transformers_and_scores_the_same(world, tmp_path):
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
