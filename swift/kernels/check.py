@@ -12,13 +12,15 @@ from typing import Any
 import torch
 
 from swift.core.types import Segments
-from swift.kernels import attention, gated, norm, rotary, segmentwise
+from swift.kernels import adamw, attention, divergence, dropout, gated, lora, norm, rotary, segmentwise
+from swift.kernels.divergence import Divergence, Predictions
+from swift.kernels.logprobs import Head, linear_logprobs
 from swift.kernels.segmentwise import Rules
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A kernel. Inputs that require gradients get them; outputs are one tensor."""
+    """A kernel. Inputs that require gradients get them, if any does; outputs are one tensor."""
 
     name: str
     make: Callable[[Any], tuple]  # shape to inputs
@@ -95,6 +97,78 @@ def _turning(shape: tuple[int, int, int, torch.dtype]) -> tuple:
     return x, angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def _head(shape: tuple[int, int, int, torch.dtype]) -> tuple:
+    """Hidden states, the weight of the head, targets."""
+    rows, width, vocabulary, dtype = shape
+    hidden, weight = _random(rows, width, dtype=dtype), _random(vocabulary, width, dtype=dtype, seed=1) * width**-0.5
+    return hidden.requires_grad_(), weight.requires_grad_(), torch.arange(rows) * 7919 % vocabulary
+
+
+def _plain_head(hidden, weight, targets) -> torch.Tensor:
+    logits = torch.nn.functional.linear(hidden, weight).float()
+    return -torch.nn.functional.cross_entropy(logits, targets, reduction='none')
+
+
+TEACHING = Divergence(beta=0.3, temperature=0.9)
+
+
+def _taught(shape: tuple[int, int, int, torch.dtype]) -> tuple:
+    """Hidden states and heads of a student and of its teacher."""
+    hidden, weight, _ = _head(shape)
+    return hidden, weight, hidden.detach().flip(-1), weight.detach()
+
+
+def _fast_divergence(hidden, weight, taught, teacher) -> torch.Tensor:
+    return TEACHING(Predictions(hidden, Head(weight)), Predictions(taught, Head(teacher)))
+
+
+def _plain_divergence(hidden, weight, taught, teacher) -> torch.Tensor:
+    student, wanted = (torch.nn.functional.linear(*each) for each in ((hidden, weight), (taught, teacher)))
+    return divergence.plain(student, wanted, TEACHING)
+
+
+def _adapters(shape: tuple[int, int, int, torch.dtype]) -> tuple:
+    """x, then W, A and B of three layers that share it."""
+    tokens, width, rank, dtype = shape
+    made = [_random(tokens, width, dtype=dtype).requires_grad_()]
+    for i, out in enumerate((width, width // 4, width // 4)):
+        made.append(_random(out, width, dtype=dtype, seed=3 * i) * width**-0.5)
+        made.append((_random(rank, width, dtype=dtype, seed=3 * i + 1) * width**-0.5).requires_grad_())
+        made.append(_random(out, rank, dtype=dtype, seed=3 * i + 2).requires_grad_())
+    return tuple(made)
+
+
+def _members(inputs: tuple) -> list[lora.Member]:
+    return [lora.Member(lambda w=inputs[i]: w, None, inputs[i + 1], inputs[i + 2], 2.0) for i in range(1, 10, 3)]
+
+
+def _dropped(drop: Callable[..., Any]) -> Callable[..., torch.Tensor]:
+    def dropped(x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        drop(x, out, torch.tensor(7), 0.1, add=False)
+        return out
+
+    return dropped
+
+
+def _updated(update_: Callable[..., None]) -> Callable[..., torch.Tensor]:
+    """Weight and moments after an update, as one tensor."""
+    rule = adamw.Rule(lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, step=3, scale=0.5, key=7)
+
+    def updated(*tensors: torch.Tensor) -> torch.Tensor:
+        weight, grad, mean, square = (each.clone() for each in tensors)
+        update_(weight, grad, mean, square, rule)
+        return torch.stack([weight, mean, square])
+
+    return updated
+
+
+def _moments(shape: tuple[int, torch.dtype]) -> tuple:
+    count, dtype = shape
+    weight, grad, mean, square = (_random(count, dtype=dtype, seed=seed) for seed in range(4))
+    return weight, grad, mean, square.square()
+
+
 PACKS = {
     '32 x 64': Heads(Segments((64,) * 32)),
     '13 of about 150': Heads(Segments((97, 203, 150, 131, 180, 166, 144, 120, 199, 158, 173, 140, 187))),
@@ -132,5 +206,40 @@ CASES: dict[str, Case] = {
         lambda x, cos, sin: rotary.rotary(x, x[:, :1], cos, sin)[0],
         rotary.plain,
         {'2048 x 9 x 64': (2048, 9, 64, torch.bfloat16), '2048 x 9 x 64, fp32': (2048, 9, 64, torch.float32)},
+    ),
+    'head': Case(
+        'head',
+        _head,
+        lambda hidden, weight, targets: linear_logprobs(hidden, Head(weight), targets).logps,
+        _plain_head,
+        {'200 x 576 x 4099': (200, 576, 4099, torch.bfloat16), '200 x 576 x 4099, fp32': (200, 576, 4099, torch.float32)},
+    ),
+    'divergence': Case(
+        'divergence',
+        _taught,
+        _fast_divergence,
+        _plain_divergence,
+        {'200 x 576 x 4099': (200, 576, 4099, torch.bfloat16), '200 x 576 x 4099, fp32': (200, 576, 4099, torch.float32)},
+    ),
+    'lora': Case(
+        'lora',
+        _adapters,
+        lambda *inputs: torch.cat(lora.lora_group(inputs[0], _members(inputs)), -1),
+        lambda *inputs: torch.cat(lora.plain_group(inputs[0], _members(inputs)), -1),
+        {'2048 x 576 x 8': (2048, 576, 8, torch.bfloat16), '2048 x 576 x 8, fp32': (2048, 576, 8, torch.float32)},
+    ),
+    'dropout': Case(
+        'dropout',
+        lambda shape: (_random(*shape[:2], dtype=shape[2]),),
+        _dropped(dropout.dropout_),
+        _dropped(dropout.plain_dropout_),
+        {'2048 x 576': (2048, 576, torch.bfloat16), '2048 x 576, fp32': (2048, 576, torch.float32)},
+    ),
+    'adamw': Case(
+        'adamw',
+        _moments,
+        _updated(adamw.update_),
+        _updated(adamw.plain_),
+        {'100003': (100003, torch.bfloat16), '100003, fp32': (100003, torch.float32)},
     ),
 }
