@@ -49,7 +49,7 @@ VERBS = (
     Verb('plan', 'Will it fit, how long will it take, what to change', '显存够不够、要多久、该改什么', built=True),
     Verb('doctor', 'What is wrong with this machine', '检查这台机器有什么问题', built=True),
     Verb('inspect', 'Every token of a row with its role and loss weight', '逐个查看词元的角色与损失权重', built=True),
-    Verb('verify', 'Check losses and fast paths against references', '用参考实现核对损失与加速路径'),
+    Verb('verify', 'Check losses and fast paths against references', '用参考实现核对损失与加速路径', built=True),
     Verb('run', 'One YAML from data to API', '一个 YAML 从数据到接口'),
     Verb(
         'show', 'Flags, models, datasets, templates, a configuration', '列出参数、模型、数据集、模板或配置', built=True

@@ -15,7 +15,7 @@ FLOORS = (
     ('kernels', 'hub'),
     ('models', 'data', 'templates'),
     ('tuners', 'objectives', 'rewards', 'engines', 'parallel'),
-    ('train', 'rollout', 'export', 'plan', 'serve', 'evaluate', 'bench'),
+    ('train', 'rollout', 'export', 'plan', 'serve', 'evaluate', 'bench', 'verify'),
     ('commands',),
     ('ui',),
 )
@@ -35,7 +35,7 @@ ADAPTERS = {
     'swanlab': ('train/track.py',),
     'tensorboard': ('train/track.py',),
     'matplotlib': ('train/track.py', 'bench/plot.py'),
-    'trl': ('bench/drivers/',),
+    'trl': ('bench/drivers/', 'verify/peers.py'),
     'datasets': ('bench/drivers/',),
     'llamafactory': ('bench/drivers/',),
     'vllm': ('engines/vllm.py',),

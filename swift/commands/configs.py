@@ -36,6 +36,7 @@ from swift.objectives.distill_args import DistillArgs
 from swift.templates.args import TemplateArgs
 from swift.train.args import TrainArgs
 from swift.tuners.args import TunerArgs
+from swift.verify.args import VerifyArgs
 
 ROWS_OF_A_STEP = 16  # gradient_accumulation_steps None fills a step up to this many rows
 
@@ -239,6 +240,31 @@ class PlanConfig(SftConfig):
 
 
 @dataclass(kw_only=True)
+class VerifyConfig(RlhfConfig):
+    """swift verify: takes what rlhf takes; with a model, the run is checked when its own configuration is made."""
+
+    verb: ClassVar[str] = 'verify'
+    like: ClassVar[str] = 'rlhf'
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    verify: VerifyArgs = field(default_factory=VerifyArgs)
+
+    def inherit(self, given: set[str]) -> list[Given]:
+        """Left to the run."""
+        return []
+
+    def derive(self) -> None:
+        """Left to the run."""
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """A model and its data, or neither."""
+        if bool(self.model.model or self.model.adapters) != bool(self.data.dataset):
+            yield 'model dataset', '--model and --dataset: give both for a run of yours, or neither'
+        if self.verify.rows < 1:
+            yield 'rows', f'--rows {self.verify.rows}: must be at least 1'
+
+
+@dataclass(kw_only=True)
 class InferConfig(ModelConfig):
     """swift infer"""
 
@@ -323,6 +349,7 @@ CONFIGS: dict[str, type[Config]] = {
     config.verb: config
     for config in (
         SftConfig, PtConfig, RlhfConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, PlanConfig,
+        VerifyConfig,
         ShowConfig, DoctorConfig, BenchConfig,
     )
 }  # fmt: skip

@@ -30,7 +30,7 @@ from swift.core.vocabulary import read_table
 
 CHINESE = Path(__file__).with_name('zh.tsv')
 TRAINING = ('sft', 'pt')
-UNLISTED = ('inspect', 'plan', 'show')  # they take the flags of others, and few of their own
+UNLISTED = ('inspect', 'plan', 'verify', 'show')  # they take the flags of others, and few of their own
 Table = tuple[str, list[str], list[list[str]]]  # title, heading, rows
 
 

@@ -212,14 +212,20 @@ CASES: dict[str, Case] = {
         _head,
         lambda hidden, weight, targets: linear_logprobs(hidden, Head(weight), targets).logps,
         _plain_head,
-        {'200 x 576 x 4099': (200, 576, 4099, torch.bfloat16), '200 x 576 x 4099, fp32': (200, 576, 4099, torch.float32)},
+        {
+            '200 x 576 x 4099': (200, 576, 4099, torch.bfloat16),
+            '200 x 576 x 4099, fp32': (200, 576, 4099, torch.float32),
+        },
     ),
     'divergence': Case(
         'divergence',
         _taught,
         _fast_divergence,
         _plain_divergence,
-        {'200 x 576 x 4099': (200, 576, 4099, torch.bfloat16), '200 x 576 x 4099, fp32': (200, 576, 4099, torch.float32)},
+        {
+            '200 x 576 x 4099': (200, 576, 4099, torch.bfloat16),
+            '200 x 576 x 4099, fp32': (200, 576, 4099, torch.float32),
+        },
     ),
     'lora': Case(
         'lora',

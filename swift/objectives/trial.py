@@ -41,12 +41,12 @@ class Weights(NamedTuple):
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
-def preferences(seed: int, count: int = ROWS, *, share: bool = True) -> list[Encoded]:
+def preferences(seed: int, count: int = ROWS, *, share: bool = True, prompts: Sequence[int] = PROMPTS) -> list[Encoded]:
     """Pairs with margins. Some begin their answers alike, some prompts are too short to be shared."""
     random = np.random.default_rng(seed)
     rows = []
     for i in range(count):
-        prompt = random.integers(0, VOCABULARY, PROMPTS[i % len(PROMPTS)])
+        prompt = random.integers(0, VOCABULARY, prompts[i % len(prompts)])
         alike = random.integers(0, VOCABULARY, i % 2)
         members = [_row(prompt, np.concatenate([alike, _answer(random)])) for _ in range(2)]
         rows.append(group(members, label=(float(random.uniform(0, 1)),), share=share))

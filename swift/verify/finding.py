@@ -50,10 +50,13 @@ def tables(findings: Sequence[Finding], about: dict[str, str], *, cells: int = 1
     """Lines: a table for each part, then what was skipped and what failed.
 
     Args:
-        about: a line on what has this name, for the last column.
+        about: a line on what has a name, shown first.
     """
+    if about:
+        yield from table([[name, text] for name, text in about.items()], cells=cells)
+        yield ''
     for part in dict.fromkeys(each.part for each in findings):
-        yield from _one([each for each in findings if each.part == part], about, cells)
+        yield from _one([each for each in findings if each.part == part], cells)
         yield ''
     skipped = dict.fromkeys(each.note for each in findings if each.difference is None)
     yield from (f'skipped: {note}' for note in skipped)
@@ -65,12 +68,12 @@ def tables(findings: Sequence[Finding], about: dict[str, str], *, cells: int = 1
     yield f'{made - len(failed)} of {made} comparisons passed' + (f', {len(failed)} FAILED' if failed else '')
 
 
-def _one(findings: list[Finding], about: dict[str, str], cells: int) -> Iterator[str]:
+def _one(findings: list[Finding], cells: int) -> Iterator[str]:
     """A row for each name; in the heading, how much each column allows."""
     columns = list(dict.fromkeys(each.what for each in findings))
     allowed = {what: {f'{each.allowed:.0e}' for each in findings if each.what == what} for what in columns}
     cell = {(each.name, each.what): each.text for each in findings}
-    rows = [[findings[0].part, *columns, ''], ['', *(f'<= {" ".join(sorted(allowed[what]))}' for what in columns), '']]
+    rows = [[findings[0].part, *columns], ['', *(f'<= {" ".join(sorted(allowed[what]))}' for what in columns)]]
     for name in dict.fromkeys(each.name for each in findings):
-        rows.append([name, *(cell.get((name, what), '-') for what in columns), about.get(name, '')])
+        rows.append([name, *(cell.get((name, what), '-') for what in columns)])
     yield from table(rows, cells=cells)

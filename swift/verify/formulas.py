@@ -1,4 +1,4 @@
-"""Objectives against their papers: a step of random rows, a model of bigrams in float64, and NumPy that is written anew.
+"""Objectives against their papers: a step of random rows, a model of bigrams in float64, and NumPy written anew.
 
 The gradient is held against differences of the reference, never of the objective itself.
 """
@@ -33,7 +33,7 @@ def check(name: str, method: Method) -> Iterator[Finding]:
     rows = rows_of(method)
     worst = {'loss': (0.0, ''), 'gradient': (0.0, '')}
     for how in method.tried:
-        found = _measured(objective(method, how), rows)
+        found = measured(objective(method, how), rows)
         expected = trial.by_reference(lambda rows, how=how: attribute(method.reference)(rows, **how), rows, *MODELS)
         for what, far in zip(worst, apart(found, expected), strict=True):
             if not far <= worst[what][0]:
@@ -41,8 +41,8 @@ def check(name: str, method: Method) -> Iterator[Finding]:
     for what, allowed in (('loss', VALUE), ('gradient', GRADIENT)):
         yield Finding(what=what, difference=worst[what][0], allowed=allowed, note=worst[what][1], **shown)
     made = objective(method, method.tried[-1])
-    whole = _measured(made, rows)
-    far = float(np.max([distance(_measured(made, rows, split), whole) for split in SPLITS]))
+    whole = measured(made, rows)
+    far = float(np.max([distance(measured(made, rows, split), whole) for split in SPLITS]))
     yield Finding(what='metrics', difference=far, allowed=SAME, note='between ways to cut the step', **shown)
 
 
@@ -75,7 +75,7 @@ def place(path: str) -> str:
     return f'{path.partition(":")[0].replace(".", "/")}.py:{inspect.getsourcelines(found)[1]}'
 
 
-def _measured(made: Objective, rows: list[Encoded], split: Any = None) -> Measured:
+def measured(made: Objective, rows: list[Encoded], split: Any = None) -> Measured:
     return trial.measure(made, trial.batches(rows, split or [range(len(rows))]), *MODELS)
 
 

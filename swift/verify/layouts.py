@@ -24,7 +24,7 @@ from swift.train import streams
 from swift.train.streams import Reference
 
 SMALL = 1e-3
-"""A tensor whose gradient is less than this part of the largest one's is compared with that part: it may be rounding."""
+"""A tensor whose gradient is less than this part of the largest one's is compared with that part: it is rounding."""
 
 
 class Computed(NamedTuple):

@@ -40,10 +40,9 @@ def check(name: str, method: Method) -> Iterator[Finding]:
     for (*model, allowed), ways in ((EXACT, Step.layouts), (FAST, Step.kernels)):
         for what, far in ways(step(method, *model)):
             if what in COLUMNS:
-                yield Finding(
-                    part=PART, name=name, what=what, allowed=allowed, note=f'most in {far.where}', place=place(method.code),
-                    difference=float(np.max([far.gradient, 100 * far.loss])),
-                )  # fmt: skip
+                difference, note = float(np.max([far.gradient, 100 * far.loss])), f'most in {far.where}'
+                shown = {'part': PART, 'name': name, 'what': what, 'place': place(method.code), 'note': note}
+                yield Finding(difference=difference, allowed=allowed, **shown)
 
 
 def step(method: Method, family: str, dtype: str) -> Step:
