@@ -28,7 +28,7 @@ def load(
         rows: the sources of the run whose rows it will be asked about.
         beat: called as it works through them.
     """
-    from swift.train.streams import REFERENCE
+    from swift.objectives.streams import REFERENCE
 
     if REFERENCE not in objective.needs:
         return None

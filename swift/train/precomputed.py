@@ -17,7 +17,7 @@ from torch import Tensor
 
 from swift.core import files
 from swift.core.types import Batch, Segments
-from swift.train.streams import Reference
+from swift.objectives.streams import Reference
 
 FILE = 'logps.npz'
 

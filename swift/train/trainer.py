@@ -17,7 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from swift.core.types import Batch, Collects, Objective, Remembers, Source, TrainBackend
-from swift.train import finite, rehearsal, streams
+from swift.objectives import streams
+from swift.train import finite, rehearsal
 from swift.train.signals import Signals
 from swift.train.track import Record, Tracker
 from swift.train.watchdog import Watchdog

@@ -19,9 +19,9 @@ from torch import Tensor
 from swift.core.types import Batch, Encoded, Objective, Segments
 from swift.data.collate import collate
 from swift.kernels.switch import plain
+from swift.objectives import streams
+from swift.objectives.streams import Reference
 from swift.parallel.one_device import TorchBackend
-from swift.train import streams
-from swift.train.streams import Reference
 
 SMALL = 1e-3
 """A tensor whose gradient is less than this part of the largest one's is compared with that part: it is rounding."""
