@@ -70,18 +70,17 @@ class Step:
         yield 'all kernels', farther(self.computed(), true)
 
     def resumption(self) -> tuple[float, str]:
-        """The largest difference of a weight after a step that is taken twice from one state, and which weight."""
+        """The largest difference of a weight after a step, and after the same step from a state that was loaded."""
         self._move()
         tensors, data = self.backend.state()
-        state = {name: each.clone() for name, each in tensors.items()}, copy.deepcopy(data)
-        random, found = torch.get_rng_state(), []
-        for _ in range(2):
-            self.backend.load_state(*copy.deepcopy(state))
-            torch.set_rng_state(random)
-            self._move()
-            found.append({name: each.detach().clone() for name, each in self.backend.masters.items()})
-        far = {name: float((each - found[1][name]).abs().max()) for name, each in found[0].items()}
-        where = max(far, key=lambda name: far[name])
+        saved = {name: each.clone() for name, each in tensors.items()}, copy.deepcopy(data)
+        random = torch.get_rng_state()
+        went_on = self._move()
+        self.backend.load_state(*saved)
+        torch.set_rng_state(random)
+        resumed = self._move()
+        far = {name: float((each - resumed[name]).abs().max()) for name, each in went_on.items()}
+        where = max(far, key=lambda name: (far[name] != far[name], far[name]))
         return far[where], where
 
     # ------------------------------------------------------------------------------------------------------- one way
@@ -96,9 +95,11 @@ class Step:
         forward = lambda batches: self.backend.forward(batches, needs=self.objective.needs)
         return streams.filled(step, self.objective, forward=forward, reference=self.reference)
 
-    def _move(self) -> None:
+    def _move(self) -> dict[str, Tensor]:
+        """Take the step. Returns the weights after it."""
         self.backend.forward_backward(self._filled(), self.objective)
         self.backend.optim_step()
+        return {name: each.detach().clone() for name, each in self.backend.masters.items()}
 
     def _taken(self) -> dict[str, Tensor]:
         """The gradients, which the backend then has no more."""

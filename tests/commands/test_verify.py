@@ -1,13 +1,23 @@
-"""swift verify finds what is wrong with a loss, a layout, a kernel or a mask, and names it; the same as users run it."""
+"""swift verify finds what is wrong with a loss, a layout, a kernel or a mask, and names it."""
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from swift.commands.verify import verify_main
 from swift.core.errors import ConfigError
+from swift.core.types import ROLES, Encoded, Origin
+from swift.kernels import check, layers, norm
+from swift.objectives import pairs
+from swift.objectives.sft import NextToken
+from swift.parallel import layout
+from swift.parallel.one_device import TorchBackend
+from swift.verify import kernels, masks, peers
 from tests import tiny
 
 SIGN = """
@@ -46,3 +56,141 @@ def test_json_has_every_comparison(capsys):
     columns = ['loss', 'gradient', 'metrics', 'micro-batches', 'packing', 'all kernels', 'TRL']
     assert [each['what'] for each in found] == columns
     assert {each['result'] for each in found} == {'passed'}
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    home = tmp_path_factory.mktemp('verify')
+    tiny.folder(home / 'model')
+    with (home / 'pairs.jsonl').open('w') as file:
+        for i in range(6):
+            question, answer = f'Who are you, number {i}?', f'A fox {i}.'
+            turns = [{'role': 'user', 'content': question}, {'role': 'assistant', 'content': answer}]
+            file.write(json.dumps({'messages': turns, 'rejected_response': 'No idea' + '!' * i}) + '\n')
+    return home
+
+
+def on_model(world, capsys, *flags):
+    """(exit code, findings by (name, what)) of a model and its rows."""
+    words = ['--model', str(world / 'model'), '--dataset', str(world / 'pairs.jsonl'), '--json', 'true', *flags]
+    code = verify_main(words)
+    return code, {(each['name'], each['what']): each for each in json.loads(capsys.readouterr().out)}
+
+
+@pytest.mark.parametrize('flags', [(), ('--rlhf_type', 'dpo'), ('--rlhf_type', 'orpo', '--tuner_type', 'full')])
+def test_a_model_of_the_users_passes_in_every_way(world, capsys, flags):
+    code, found = on_model(world, capsys, *flags)
+    assert code == 0, [each for each in found.values() if each['result'] == 'failed']
+    ways = {'packing', 'head', 'norm', 'all kernels', 'micro-batches'} | ({'prefixes'} if flags else set())
+    assert {name for name, what in found if what == 'gradient'} >= ways
+    assert found['the step after loading', 'weights']['difference'] == 0
+    assert found['prompt tokens with loss', 'tokens']['difference'] == 0
+
+
+# ------------------------------------------------------------------------------------------------- planted faults
+def doubled(monkeypatch):
+    """A gradient twice as large, in the backward pass only."""
+    right = norm.rms_norm
+
+    def rms_norm(*args, **more):
+        out = right(*args, **more)
+        return out.detach() + 2 * (out - out.detach())
+
+    monkeypatch.setattr(layers, 'rms_norm', rms_norm)
+
+
+def shifted(monkeypatch):
+    """Packs whose tokens are not where they belong."""
+    right = layout.rounded
+    monkeypatch.setattr(
+        layout, 'rounded', lambda batch: replace(right(batch), input_ids=right(batch).input_ids.roll(1))
+    )
+
+
+def divided_by_micro_batches(monkeypatch):
+    monkeypatch.setattr(NextToken, 'count', lambda self, batch: 1)
+    monkeypatch.setattr(pairs, 'count', lambda batch: 1)
+
+
+def predicted_by_what_lies_before(monkeypatch):
+    """A suffix whose first token is predicted by the suffix before it."""
+    monkeypatch.setattr(layout, 'predictors', lambda segments: torch.arange(-1, segments.total - 1))
+
+
+def forgotten_moments(monkeypatch):
+    right = TorchBackend.load_state
+
+    def load_state(self, tensors, data):
+        self.optimizer.state.clear()
+        right(self, {name: each for name, each in tensors.items() if not name.startswith('optim/')}, data)
+
+    monkeypatch.setattr(TorchBackend, 'load_state', load_state)
+
+
+DPO = ('--rlhf_type', 'dpo')
+FAULTS = [
+    (doubled, (), ('norm', 'gradient')),
+    (shifted, (), ('packing', 'gradient')),
+    (divided_by_micro_batches, (), ('micro-batches', 'gradient')),
+    (predicted_by_what_lies_before, DPO, ('prefixes', 'gradient')),
+    (forgotten_moments, (), ('the step after loading', 'weights')),
+]
+
+
+@pytest.mark.parametrize(('plant', 'flags', 'where'), FAULTS, ids=[plant.__name__ for plant, *_ in FAULTS])
+def test_a_fault_in_what_runs_is_found_with_the_tensor_that_it_moves_most(
+    world, capsys, monkeypatch, plant, flags, where
+):
+    plant(monkeypatch)
+    code, found = on_model(world, capsys, *flags)
+    assert code == 1
+    assert found[where]['result'] == 'failed' and 'most in base_model.model.' in found[where]['note']
+    assert {'norm', 'gated', 'rotary'} - {where[0]} <= {
+        name for (name, _), each in found.items() if each['result'] == 'passed'
+    }
+
+
+@pytest.mark.parametrize(
+    ('plant', 'column'),
+    [
+        (doubled, 'all kernels'),
+        (shifted, 'packing'),
+        (divided_by_micro_batches, 'micro-batches'),
+        (divided_by_micro_batches, 'metrics'),
+        (predicted_by_what_lies_before, 'prefixes'),
+    ],
+)
+def test_the_same_faults_are_found_without_a_model(capsys, monkeypatch, plant, column):
+    plant(monkeypatch)
+    assert verify_main(['--methods', 'cpo.hinge', '--json', 'true']) == 1
+    found = {each['what']: each['result'] for each in json.loads(capsys.readouterr().out)}
+    assert found[column] == 'failed'
+
+
+def test_a_kernel_that_is_wrong_is_found(monkeypatch):
+    case = check.CASES['gated']
+    wrong = replace(case, fast=lambda gate, up: torch.relu(gate) * up)
+    assert all(each.failed for each in kernels.check(wrong))
+    assert not any(each.failed for each in kernels.check(case))
+
+
+def test_loss_on_a_prompt_or_on_a_first_token_or_nowhere_is_found():
+    made = lambda weights, roles: Encoded(
+        np.arange(3, dtype=np.int32), np.array(weights, np.float32), np.array(roles, np.uint8), Origin('x', 1)
+    )
+    user, assistant = ROLES.index('user'), ROLES.index('assistant')
+    right = made([0, 0, 1], [user, user, assistant])
+    assert not any(each.failed for each in masks.check([right], prompts=True))
+    for wrong, name in (
+        (made([0, 1, 1], [user, user, assistant]), 'prompt tokens with loss'),
+        (made([1, 0, 1], [assistant, user, assistant]), 'first tokens with loss'),
+        (made([0, 0, 0], [user, user, assistant]), 'rows without loss'),
+    ):
+        assert [each.name for each in masks.check([right, wrong], prompts=True) if each.failed] == [name]
+
+
+def test_a_peer_of_another_version_is_skipped_and_said(capsys, monkeypatch):
+    monkeypatch.setattr(peers, 'VERSION', '0.1')
+    assert verify_main(['--methods', 'orpo']) == 0
+    told = capsys.readouterr().out
+    assert 'skipped: TRL ' in told and ' skipped' in told
