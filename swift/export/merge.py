@@ -27,14 +27,17 @@ from swift.core.types import Builder
 from swift.engines.native import adapters
 from swift.export import parity
 from swift.export.args import ExportArgs
+from swift.models import heads, sentence
 from swift.models.args import ModelArgs
 
 logger = logging.getLogger(__name__)
 
+# What of a head only flags know.
+HEAD_ARGS = ('task_type', 'num_labels', 'problem_type', 'reranker_positive_word', 'reranker_negative_word')
 # What args.json of the checkpoint still says about the merged model; how to load it, config.json says now.
 KEPT_ARGS = (
     'verb', 'model_type', 'template', 'system', 'truncation_strategy', 'agent_template', 'use_chat_template',
-    'response_prefix', 'norm_bbox',
+    'response_prefix', 'norm_bbox', *HEAD_ARGS,
 )  # fmt: skip
 NAME = 'swift-merging'  # of the adapter while it is in memory
 PRECISE = 2_000_000_000  # parameters; up to here the proof computes in fp32, beyond in the model's own data type
@@ -154,6 +157,7 @@ def save(model: Any, tokenizer: Any, folder: Path, *, builder: Builder, adapter:
     model.generation_config = GenerationConfig()  # the base's own file is copied: it may hold what transformers refuses
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     tokenizer.save_pretrained(folder)
+    heads.write(folder, builder, length=sentence.max_length(adapter) or builder.info.max_model_len)
     (folder / 'generation_config.json').unlink(missing_ok=True)
     code = source.glob('*.py') if getattr(model.config, 'auto_map', None) else ()
     for path in (source / 'generation_config.json', *code):
@@ -184,6 +188,7 @@ def _prove(reference: parity.Reference, folder: Path, model: ModelArgs, args: Ex
         device_map=model.device_map,
         max_memory=model.max_memory,
         trust_remote_code=model.trust_remote_code,
+        **{name: getattr(model, name) for name in HEAD_ARGS},
     )
     report = parity.compare(reference, models.load(plain).build(), kl=args.parity_kl, top1=args.parity_top1)
     (folder / 'parity.json').write_text(report.to_json(), encoding='utf-8')

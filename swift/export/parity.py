@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swift.core.errors import NumericalError
@@ -193,10 +194,16 @@ def _fitting(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _logps(model: Any, prompt: Sequence[int]) -> Tensor:
-    """log p of the next token after each of the last positions, fp32 [T, V]."""
+    """log p of the next token after each of the last positions, fp32 [T, V].
+
+    Of a head, the log-probabilities of its classes (one score: against 0), [1, C]; of a model without a head, hidden
+    states as if they were logits.
+    """
     device = model.get_input_embeddings().weight.device
-    logits = model(input_ids=torch.tensor([prompt], device=device)).logits[0, -KEPT:]
-    return logits.float().cpu().log_softmax(-1)
+    output = model(input_ids=torch.tensor([prompt], device=device))
+    said = output.logits if 'logits' in output else output.last_hidden_state
+    said = said.reshape(-1, said.shape[-1])[-KEPT:].float().cpu()
+    return (F.pad(said, (0, 1)) if said.shape[-1] == 1 else said).log_softmax(-1)
 
 
 def _compare_prompts(reference: Reference, merged: Any) -> tuple[Tensor, Tensor]:

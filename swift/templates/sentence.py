@@ -53,7 +53,10 @@ class SentenceTemplate:
             DataError: it is too long, and the strategy is to raise.
         """
         texts = self._texts(sample.messages, sample.text)
-        ids, cut = self.tokenizer(*texts).input_ids, False
+        made, cut = self.tokenizer(*texts), False
+        ids = made.input_ids
+        if any(made.get('token_type_ids', ())):
+            raise RowError('a pair of texts: this model tells them apart by token types, which are not built yet')
         if self.length is not None and len(ids) > self.length:
             if self._strategy == 'raise':
                 raise DataError(f'{sample.origin}: {len(ids)} tokens, more than --max_length {self.length}')
