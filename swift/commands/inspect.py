@@ -21,6 +21,7 @@ from swift.commands.prepare import Prepared, prepare
 from swift.core import files
 from swift.core.log import get_logger
 from swift.core.types import Encoded
+from swift.data import groups
 from swift.data.encoding import Encoding
 from swift.data.lint import Examiner
 from swift.templates import xray
@@ -70,7 +71,7 @@ def _rows(ready: Prepared, encoding: Encoding) -> Iterator[Row]:
         elif not pieces:
             yield Row(str(origin), (), f'left out: longer than --max_length {ready.max_length}, or by its dataset')
         for piece in pieces:
-            yield Row(str(origin), [piece])
+            yield Row(str(origin), groups.apart(piece))
 
 
 def _packs(cfg: InspectConfig, ready: Prepared, rows: Iterator[Row]) -> Iterator[Row]:
@@ -87,10 +88,17 @@ def _packs(cfg: InspectConfig, ready: Prepared, rows: Iterator[Row]) -> Iterator
         known.setdefault(row.origin, []).extend(row.sequences)
         rejected += [row] if row.error else []
     for (batch,) in source:
-        parts = batch.input_ids.split(batch.segments.lengths)
+        ids = batch.input_ids.split(batch.segments.lengths)
+        starts = batch.segments.starts
+        owners = [
+            origin
+            for origin, (a, b) in zip(batch.origins, batch.ranges(), strict=True)
+            for at in starts[:-1]
+            if a <= at < b
+        ]
         sequences = [
             next(twin for twin in known[str(origin)] if np.array_equal(twin.input_ids, part))  # the store has no roles
-            for origin, part in zip(batch.origins, parts, strict=True)
+            for origin, part in zip(owners, ids, strict=True)
         ]
         yield Row(', '.join(str(origin) for origin in batch.origins), sequences)
     yield from rejected

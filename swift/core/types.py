@@ -223,6 +223,12 @@ class Batch:
         ends = itertools.accumulate(sizes)
         return tuple((end - size, end) for end, size in zip(ends, sizes, strict=True))
 
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """First and last token, the latter exclusive, of each group."""
+        starts, leaves = self.segments.starts, self.segments.leaves
+        ends = [starts[leaves[end - 1] + 1] for _, end in self.spans()]
+        return tuple(itertools.pairwise((0, *ends)))
+
     def to(self, device: Any) -> Batch:
         """The same batch with its tensors on ``device``."""
         move = lambda tensors: {key: value.to(device, non_blocking=True) for key, value in tensors.items()}

@@ -99,6 +99,14 @@ ENCODERS = {'preference': preference, 'verdict': verdict, 'steps': steps}
 """What a task makes of a row: (template's encode, Sample) -> rows for the store."""
 
 
+def apart(row: Encoded) -> list[Encoded]:
+    """The segments of a row one by one, in their order; a row that is one sequence as it is."""
+    if row.segments is None:
+        return [row]
+    starts = row.segments.starts
+    return [replace(_cut(row, a, b), segments=None) for a, b in itertools.pairwise(starts)]
+
+
 def _one(encode: Encode, sample: Sample, messages: tuple[Message, ...]) -> Encoded | None:
     """The one sequence of a conversation; None when truncation leaves it out."""
     made = encode(replace(sample, messages=messages, rejected=None))

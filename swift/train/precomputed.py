@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from swift.core import files
-from swift.core.types import Batch, Segments
+from swift.core.types import Batch
 from swift.objectives.streams import Reference
 
 FILE = 'logps.npz'
@@ -53,7 +53,7 @@ class Precomputed:
 def keys(batch: Batch) -> Iterator[tuple[int, slice]]:
     """What each group is found by, and where its tokens lie."""
     ids, weight = batch.input_ids.cpu().numpy(), batch.weight.cpu().numpy()
-    for first, end in _ranges(batch):
+    for first, end in batch.ranges():
         words = np.concatenate([ids[first:end], weight[first:end].view(np.int32)]).astype(np.int64)
         yield zlib.crc32(words) << 32 | zlib.adler32(words[::-1].copy()), slice(first, end)
 
@@ -74,14 +74,3 @@ def compute(
         starts = np.cumsum([0, *map(len, known.values())])
         values = np.concatenate(list(known.values())) if known else np.zeros(0, np.float32)
         np.savez(temp / FILE, keys=np.asarray(list(known), np.uint64), starts=starts, values=values)
-
-
-def _ranges(batch: Batch) -> Iterator[tuple[int, int]]:
-    """First and last token, the latter exclusive, of each group."""
-    segments: Segments = batch.segments
-    starts, leaves = segments.starts, segments.leaves
-    before = 0
-    for _, end in batch.spans():
-        after = starts[leaves[end - 1] + 1]
-        yield before, after
-        before = after
