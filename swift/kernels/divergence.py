@@ -58,8 +58,8 @@ class Divergence:
     """Generalised Jensen-Shannon divergence of a teacher's distribution q and a student's p.
 
     ``D = b KL(q || m) + (1 - b) KL(p || m)``, ``m = b q + (1 - b) p``, and the limits that give it its use at the ends:
-    ``KL(q || p)`` for b = 0, forward, ``KL(p || q)`` for b = 1, reverse.  arXiv 2306.13649, eq. 1; the paper's D(beta)
-    with its student and teacher as TRL and ms-swift have them. Logits of both are divided by ``temperature``.
+    ``KL(q || p)`` for b = 0, forward, ``KL(p || q)`` for b = 1, reverse.  arXiv 2306.13649, eq. 1.
+    Logits of both are divided by ``temperature``.
 
     With ``top`` (and whenever the teacher names tokens only) both are renormalised over the teacher's ``top`` most
     likely tokens, as in ms-swift: cheap to send, and blind to what the student gives to other tokens.
