@@ -29,7 +29,7 @@ NAMES = EXPORTS | {
 }
 
 TRAINERS = 'training with your own Python objects; use sft_main'
-RLHF = 'training on preferences and rewards'
+RLHF = 'reinforcement learning, with rollouts and rewards: GRPO, PPO and kin'
 SERVING = 'serving and other engines'
 PLUGINS = 'writing your own rewards, losses, metrics and tuners'
 MODELS = 'registering models and templates in Python'
@@ -41,7 +41,7 @@ TO_COME = {
         'DataLoaderMixin SwiftMixin TrainerFactory TrainArgumentsMixin disable_gradient_checkpointing '
         'dynamic_gradient_checkpointing per_token_loss_func calculate_max_steps prepare_model_template SwiftPipeline '
         'SwiftSft LazyLLMDataset PackingDataset IterablePackingDataset MultiModalPackingCollator AddLengthPreprocessor',
-        RLHF: 'DPOTrainer CPOTrainer ORPOTrainer KTOTrainer GRPOTrainer PPOTrainer RewardTrainer GKDTrainer DPOConfig '
+        RLHF: 'GRPOTrainer PPOTrainer DPOConfig '
         'CPOConfig ORPOConfig KTOConfig GRPOConfig PPOConfig RewardConfig GKDConfig RLHFTrainerMixin VllmArguments '
         'GRPOArgumentsMixin VLLMClient VLLMInferClient ORM AsyncORM orms PRM prms rm_plugins '
         'DefaultRMPlugin MultiTurnScheduler RolloutScheduler OpenEnvScheduler multi_turns Env envs RolloutArguments '

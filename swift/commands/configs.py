@@ -11,7 +11,7 @@ import importlib.util
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -368,11 +368,12 @@ def elsewhere(verb: str, name: str) -> str:
 VOCABULARY = Vocabulary(ALIASES, VALUES, PATHS, SECTIONS, VARIABLES, ESTABLISHED, elsewhere)
 
 
-def resolve(verb: str, args: Sequence[str] | Config | Any | None = None) -> Any:
+def resolve(verb: str, args: Sequence[str] | Config | Mapping[str, Any] | Any | None = None) -> Any:
     """The verb's configuration, its environment set and its plug-ins imported. Says once what the user should know.
 
     Args:
-        args: an argument list; the verb's configuration; a flat ``SftArguments`` and the like; None reads sys.argv.
+        args: an argument list; the verb's configuration; a flat ``SftArguments`` and the like; a mapping from flags to
+            values; None reads sys.argv.
 
     Raises:
         ConfigError: with every problem.
@@ -404,8 +405,9 @@ def _read(verb: str, args: Any, adapters: list[str]) -> Config:
         return parse(kind, [*words, *(['--adapters', *adapters] if adapters else [])], VOCABULARY, os.environ)
     if isinstance(args, Config):
         return settle(args, VOCABULARY)
-    if dataclasses.is_dataclass(args):
-        return from_values(kind, _changed(args) | ({'adapters': adapters} if adapters else {}), VOCABULARY)
+    if isinstance(args, Mapping) or dataclasses.is_dataclass(args):
+        values = dict(args) if isinstance(args, Mapping) else changed(args)
+        return from_values(kind, values | ({'adapters': adapters} if adapters else {}), VOCABULARY)
     raise ConfigError(f'swift {verb}: expected a list of arguments or a dataclass, got {type(args).__name__}')
 
 
@@ -416,7 +418,7 @@ def _fetch(name: str, model: ModelArgs) -> Path:
     return hub.fetch(name, use_hf=model.use_hf, token=model.hub_token)
 
 
-def _changed(args: Any) -> dict[str, Any]:
+def changed(args: Any) -> dict[str, Any]:
     """The fields of a flat dataclass that differ from its defaults: those are what the caller gave."""
     plain = type(args)()
     values = {spec.name: getattr(args, spec.name) for spec in dataclasses.fields(args)}

@@ -35,18 +35,23 @@ def begin(cfg: Any, ready: Prepared, objective: Objective, backend: TorchBackend
     Raises:
         ConfigError: the teacher speaks of other tokens than the student.
     """
+    lend = teach(cfg, ready, objective, backend)
+    if 'divergence' not in objective.needs or not (cfg.distill.lmbda or cfg.distill.seq_kd):
+        return source
+    return _rewritten(cfg, ready, backend, source, lend)
+
+
+def teach(cfg: Any, ready: Prepared, objective: Objective, backend: TorchBackend) -> Lend | None:
+    """Give the backend its teacher, and nothing else; returns how the teacher is lent to write completions."""
     from swift.kernels.divergence import Divergence
     from swift.parallel.teacher import Teacher
 
     if 'divergence' not in objective.needs:
-        return source
+        return None
     asked = cfg.distill
     says, lend = _teacher(cfg, ready, backend)
-    how = Divergence(cfg.objective.strength, asked.temperature, asked.gkd_logits_topk)
-    backend.runner.teacher = Teacher(says, how)
-    if not asked.lmbda and not asked.seq_kd:
-        return source
-    return _rewritten(cfg, ready, backend, source, lend)
+    backend.runner.teacher = Teacher(says, Divergence(cfg.objective.strength, asked.temperature, asked.gkd_logits_topk))
+    return lend
 
 
 def facts(cfg: RlhfConfig, ready: Prepared) -> dict[str, Any]:
@@ -54,10 +59,16 @@ def facts(cfg: RlhfConfig, ready: Prepared) -> dict[str, Any]:
     from swift.train import fingerprint
 
     asked = cfg.distill
-    folder = ready.builder.info.path if asked.teacher_model is None else _builder(cfg).info.path
+    if asked.teacher_model_server:
+        weights = None
+    elif ready.memory and ready.memory.teacher:
+        weights = fingerprint.of_model(ready.memory.teacher.build())
+    else:
+        own = asked.teacher_model in (None, cfg.model.model)
+        weights = ready.weights if own else fingerprint.of_folder(_builder(cfg).info.path)
     return {
         **vars(asked),
-        'teacher_model': None if asked.teacher_model_server else fingerprint.of_folder(folder),
+        'teacher_model': weights,
         'teacher_adapters': [fingerprint.of_folder(Path(each)) for each in asked.teacher_adapters],
     }
 
@@ -74,10 +85,11 @@ def _teacher(cfg: RlhfConfig, ready: Prepared, backend: TorchBackend) -> tuple[S
 
         assert asked.gkd_logits_topk is not None, 'checked with the flags'
         return Server(asked.teacher_model_server, top=asked.gkd_logits_topk), None
-    if asked.teacher_model in (None, cfg.model.model) and cfg.tuner.tuner_type != 'full':
+    held = ready.memory.teacher if ready.memory else None
+    if held is None and asked.teacher_model in (None, cfg.model.model) and cfg.tuner.tuner_type != 'full':
         adapter = _own_adapter(cfg, backend)
         return teacher.switched(backend, adapter), lambda: lent(backend.runner, reference.other(backend.model, adapter))
-    builder = _builder(cfg)
+    builder = held or _builder(cfg)
     _same_tokens(ready.builder, builder)
     runner = reference.frozen_runner(builder, backend.settings)
     return runner.predictions, lambda: lent(runner)

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class InMemory:
+    """Models that Python hands over: the one that is trained has what learns already, and no file says what it is.
+
+    ``digest`` is that of the weights it starts from; ``reference`` and ``teacher`` are models to compare it with, None
+    where flags say which.
+    """
+
+    digest: str
+    reference: Builder | None = None
+    teacher: Builder | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """Everything that needs no weights. ``train`` and ``val`` are rows of ``swift.data``."""
 
@@ -26,6 +39,14 @@ class Prepared:
     val: Any
     rows: str | None = None  # what a row becomes, of ``data.tasks.ENCODERS``; None: what the template makes of it
     how: Mapping[str, Any] = field(default_factory=dict)  # settings of that
+    memory: InMemory | None = None  # None: models are what flags name
+
+    @property
+    def weights(self) -> str:
+        """A digest of the weights that training starts from."""
+        from swift.train import fingerprint
+
+        return self.memory.digest if self.memory else fingerprint.of_folder(self.builder.info.path)
 
     @property
     def encode(self) -> Encode:

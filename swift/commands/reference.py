@@ -33,14 +33,14 @@ def load(
     if REFERENCE not in objective.needs:
         return None
     if not cfg.reference.precompute_ref_log_probs:
-        return _of(cfg, backend)
+        return _of(cfg, ready, backend)
     from swift.train import precomputed
 
     folder = cache.folder('reference') / _key(cfg, ready, rows)
     if not folder.exists():
         batches = (batch for each in rows for batch in _everything(each))
-        precomputed.compute(folder, batches, _of(cfg, backend), beat=beat)
-    return precomputed.Precomputed(folder, _of(cfg, backend) if isinstance(objective, Prepares) else None)
+        precomputed.compute(folder, batches, _of(cfg, ready, backend), beat=beat)
+    return precomputed.Precomputed(folder, _of(cfg, ready, backend) if isinstance(objective, Prepares) else None)
 
 
 def facts(cfg: RlhfConfig, ready: Prepared) -> dict[str, Any]:
@@ -48,18 +48,23 @@ def facts(cfg: RlhfConfig, ready: Prepared) -> dict[str, Any]:
     from swift.train import fingerprint
 
     asked = cfg.reference
-    folder = _builder(cfg).info.path if asked.ref_model else ready.builder.info.path
+    if ready.memory and ready.memory.reference:
+        weights = fingerprint.of_model(ready.memory.reference.build())
+    else:
+        weights = fingerprint.of_folder(_builder(cfg).info.path) if asked.ref_model else ready.weights
     return {
-        'weights': fingerprint.of_folder(folder),
+        'weights': weights,
         'adapters': [fingerprint.of_folder(Path(each)) for each in asked.ref_adapters],
         'precomputed': asked.precompute_ref_log_probs,
     }
 
 
-def _of(cfg: RlhfConfig, backend: TorchBackend) -> Reference:
+def _of(cfg: RlhfConfig, ready: Prepared, backend: TorchBackend) -> Reference:
     from swift.parallel import reference as references
 
     asked = cfg.reference
+    if ready.memory and ready.memory.reference:
+        return references.frozen(ready.memory.reference, backend.settings)
     if asked.ref_adapters:
         from swift.tuners import lora
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -24,10 +26,10 @@ from swift.models import heads
 from swift.plan import allocator
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from swift.core.types import Builder
-    from swift.data.source import Source
+    from swift.data.source import Evaluation, Source
     from swift.parallel.one_device import TorchBackend
     from swift.parallel.settings import Settings
     from swift.train.signals import Signals
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+Prepare = Callable[..., Prepared]
+"""(cfg, now=the date that templates print) -> Prepared, as ``prepare``."""
 CPU_TOKENS = 2048
 """Tokens in a micro-batch on a CPU unless a flag says otherwise: fewer leave its matrix units idle. The step is the
 same whatever the micro-batches are."""
@@ -64,8 +68,13 @@ def sft_main(args: Any = None) -> Path | None:
     return main(configs.resolve('sft', args))
 
 
-def main(cfg: SftConfig) -> Path | None:
-    """Train and return the last checkpoint."""
+def main(cfg: SftConfig, *, prepared: Prepare = prepare, trackers: Sequence[Tracker] = ()) -> Path | None:
+    """Train and return the last checkpoint.
+
+    Args:
+        prepared: finds model, template and rows; another one takes what Python holds in memory.
+        trackers: told what is reported, beside those of ``--report_to``.
+    """
     from swift.train import checkpoint, folder
     from swift.train.resume import home
     from swift.train.signals import Signals
@@ -81,17 +90,20 @@ def main(cfg: SftConfig) -> Path | None:
         run = (home(resumed, output) if goes_on else None) or folder.new(output, versioned=cfg.train.add_version)
         with files.lock(run), files.explained(run, foreign=True), Watchdog(run, budget=budget) as watchdog:
             watchdog.beat('preparing', budget=START_BUDGET)
-            return _train(cfg, run, resumed, signals, watchdog)
+            return _train(cfg, run, resumed, signals, watchdog, prepared, trackers)
 
 
-def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, watchdog: Watchdog) -> Path | None:
+def _train(
+    cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, watchdog: Watchdog,
+    prepared: Prepare, trackers: Sequence[Tracker],
+) -> Path | None:  # fmt: skip
     """The chain, in the order in which mistakes are cheapest to find: rows and tokens before weights."""
     from swift.train import oom, rehearsal, resume
     from swift.train.trainer import Trainer
 
     started = _start_of(resumed)
     choose_micro_batches(cfg)
-    ready = prepare(cfg, now=started)
+    ready = prepared(cfg, now=started)
     source, evaluation = _sources(cfg, ready)
     pace = _pace(cfg, source)
     summary.data(source, evaluation, ready)
@@ -101,10 +113,11 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
     _write_run_files(cfg, run, ready)
     backend: TorchBackend | None = None
     held = lambda: oom.of_model(backend.model, backend.optimizer) if backend else {}
-    with oom.explained(held, configuration.dump(cfg).args):
+    with oom.explained(held, configuration.dump(cfg).args), ExitStack() as after:
         watchdog.beat('loading the model', budget=START_BUDGET)
         seed_everything(cfg.train.seed)
         backend = _backend(cfg, ready, pace)
+        after.callback(backend.close)
         objective = methods.objective(cfg)
         rows = [source] if evaluation is None else [source, evaluation]
         compared = reference.load(cfg, ready, objective, backend, rows, watchdog.beat)
@@ -125,25 +138,39 @@ def _train(cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, wa
                 fingerprint=now, run=run, allow_changes=cfg.train.resume_changed == 'allow',
             )  # fmt: skip
         summary.start(run, pace, progress)
-        trackers = _trackers(cfg, run)
+        trackers = [*_trackers(cfg, run), *trackers]
+        for tracker in trackers:
+            after.callback(tracker.close)
         rehearsed = rehearsal.wanted(cfg.train.rehearse, device=backend.device.type, steps=pace.steps, share=share)
-        try:
-            done = Trainer(
-                backend, objective, steps, pace,
-                reference=compared,
-                trackers=trackers,
-                evaluate_on=(lambda: evaluation) if evaluation is not None else None,
-                save=None if cfg.train.save_strategy == 'no' else save,
-                best_metric=_best_metric(cfg), better=_better(cfg),
-                memory=partial(peak_memory, backend.device.type),
-                progress=progress, skipped=run / resume.SKIPPED, signals=signals, watchdog=watchdog,
-                rehearsed=source.largest() if rehearsed else (),
-            ).fit()  # fmt: skip
-        finally:
-            for tracker in trackers:
-                tracker.close()
+        done = Trainer(
+            backend, objective, steps, pace,
+            reference=compared,
+            trackers=trackers,
+            evaluate_on=(lambda: evaluation) if evaluation is not None else None,
+            save=None if cfg.train.save_strategy == 'no' else save,
+            best_metric=_best_metric(cfg), better=_better(cfg),
+            memory=partial(peak_memory, backend.device.type),
+            progress=progress, skipped=run / resume.SKIPPED, signals=signals, watchdog=watchdog,
+            rehearsed=source.largest() if rehearsed else (),
+        ).fit()  # fmt: skip
     watchdog.beat('drawing plots')
     return summary.end(run, done, load_best=cfg.train.load_best_model_at_end)
+
+
+def evaluate(cfg: SftConfig, ready: Prepared) -> dict[str, float]:
+    """Metrics of the model as it is over the evaluation rows, as a run measures them."""
+    from swift.train import evaluation
+    from swift.train.trainer import Pace
+
+    choose_micro_batches(cfg)
+    rows = _evaluation(cfg, ready)
+    with ExitStack() as after:
+        backend = _backend(cfg, ready, Pace(steps=1))
+        after.callback(backend.close)
+        objective = methods.objective(cfg)
+        compared = reference.load(cfg, ready, objective, backend, [rows], lambda phase: None)
+        distillation.teach(cfg, ready, objective, backend)
+        return evaluation.measure(backend, objective, rows, reference=compared)
 
 
 def choose_micro_batches(cfg: SftConfig) -> None:
@@ -179,12 +206,22 @@ def _sources(cfg: SftConfig, ready: Prepared) -> tuple[Source, Any]:
         drop_last=train.dataloader_drop_last,
         **shared,
     )
-    evaluation = None
-    if ready.val is not None and train.eval_strategy != 'no':
-        evaluation = data.eval_batches(
-            ready.val, ready.encode, cfg.data, batch_size=train.per_device_eval_batch_size, **shared
-        )
-    return source, evaluation
+    wanted = ready.val is not None and train.eval_strategy != 'no'
+    return source, _evaluation(cfg, ready) if wanted else None
+
+
+def _evaluation(cfg: SftConfig, ready: Prepared) -> Evaluation:
+    """The evaluation batches."""
+    from swift import data
+
+    return data.eval_batches(
+        ready.val,
+        ready.encode,
+        cfg.data,
+        batch_size=cfg.train.per_device_eval_batch_size,
+        fingerprint=ready.fingerprint,
+        **ready.lint_facts(),
+    )
 
 
 def _pace(cfg: SftConfig, source: Source) -> Pace:
@@ -232,14 +269,9 @@ def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
     from swift.kernels import switch
     from swift.parallel.one_device import TorchBackend
     from swift.train import optim, schedule
-    from swift.tuners import TUNERS
 
     train, tuner = cfg.train, cfg.tuner
-    builder = TUNERS[tuner.tuner_type](ready.builder, tuner)
-    if cfg.model.adapters:
-        from swift.tuners import lora
-
-        builder = lora.continued(ready.builder, cfg.model.adapters)
+    builder = ready.builder if ready.memory else _tuned(cfg, ready.builder)
     if tuner.tuner_type == 'lora' and 'lora' in switch.wanted(train.kernels):
         from swift.tuners import fused
 
@@ -273,6 +305,17 @@ def _backend(cfg: SftConfig, ready: Prepared, pace: Pace) -> TorchBackend:
         ),
         write_model=partial(_write_model, cfg),
     )
+
+
+def _tuned(cfg: SftConfig, builder: Builder) -> Builder:
+    """The model with what learns: weights of its own, a fresh adapter, or a saved one."""
+    from swift.tuners import TUNERS
+
+    if cfg.model.adapters:
+        from swift.tuners import lora
+
+        return lora.continued(builder, cfg.model.adapters)
+    return TUNERS[cfg.tuner.tuner_type](builder, cfg.tuner)
 
 
 def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
@@ -348,8 +391,6 @@ def _json(value: dict | str | None, name: str) -> dict[str, Any]:
 
 def _take_weights(backend: TorchBackend, folder: Path) -> None:
     """--resume_only_model: the trained weights of a checkpoint of ours or of another tool, nothing else."""
-    from safetensors.torch import load_file
-
     from swift.train import state
 
     if (folder / state.STATE).is_dir():  # in the precision they were trained in
@@ -357,12 +398,19 @@ def _take_weights(backend: TorchBackend, folder: Path) -> None:
         prefix = 'backend/param/'
         backend.take({name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)})
         return
+    backend.take(saved_weights(backend.model, folder))
+
+
+def saved_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """What the files of a model or adapter hold, under the names that the parameters of ``model`` have."""
+    from safetensors.torch import load_file
+
     tensors = {name: each for file in sorted(folder.glob('*.safetensors')) for name, each in load_file(file).items()}
     if (folder / 'adapter_config.json').is_file():
         from swift.tuners import lora
 
-        tensors = lora.named_as_trained(backend.model, tensors)  # type: ignore[arg-type]
-    backend.take(tensors)
+        tensors = lora.named_as_trained(model, tensors)  # type: ignore[arg-type]
+    return tensors
 
 
 # ----------------------------------------------------------------------------------------------------------- files
@@ -374,6 +422,12 @@ def _write_model(cfg: SftConfig, model: nn.Module, folder: Path) -> None:
     from swift.tuners import lora
 
     lora.export(model, folder, with_embeddings=bool(cfg.model.new_special_tokens))  # type: ignore[arg-type]
+
+
+def write(cfg: SftConfig, ready: Prepared, model: nn.Module, folder: Path) -> None:
+    """A model as it stands in a checkpoint, without the state of training."""
+    _write_model(cfg, model, folder)
+    _write_extras(cfg, ready, folder)
 
 
 def _write_extras(cfg: SftConfig, ready: Prepared, folder: Path) -> None:
@@ -409,7 +463,7 @@ def _fingerprint(
     return {
         'machine': fingerprint.machine(str(backend.device)),
         'model': {
-            'weights': fingerprint.of_folder(ready.builder.info.path),
+            'weights': ready.weights,
             'dtype': ready.builder.info.dtype,
             **{name: getattr(cfg.model, name) for name in READING},
         },

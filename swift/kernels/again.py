@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 class Recipe:
@@ -97,8 +98,8 @@ def light() -> Iterator[None]:
         _noted.reset(token)
 
 
-def install(body: nn.Module) -> None:
-    """Let every forward pass of ``body`` that learns be ``light``."""
+def install(body: nn.Module) -> list[RemovableHandle]:
+    """Let every forward pass of ``body`` that learns be ``light``; returns the hooks that do it."""
     running: list[AbstractContextManager] = []
 
     def enter(module: nn.Module, args: Any) -> None:
@@ -110,5 +111,4 @@ def install(body: nn.Module) -> None:
         if torch.is_grad_enabled() and running:
             running.pop().__exit__(None, None, None)
 
-    body.register_forward_pre_hook(enter)
-    body.register_forward_hook(leave, always_call=True)
+    return [body.register_forward_pre_hook(enter), body.register_forward_hook(leave, always_call=True)]

@@ -42,6 +42,14 @@ def attached(model: nn.Module) -> list[Switch]:
     return [switch for module in model.modules() for switch in module.__dict__.get('swift_switches', ())]
 
 
+def detach(model: nn.Module) -> None:
+    """Turn off and forget everything that was attached: the model computes as its author wrote it."""
+    for switch in reversed(attached(model)):
+        switch.off()
+    for module in model.modules():
+        module.__dict__.pop('swift_switches', None)
+
+
 @contextmanager
 def plain(switches: Iterable[Switch]) -> Iterator[None]:
     """Within, the model computes with torch's and its own operations."""

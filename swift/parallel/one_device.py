@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.utils.hooks import RemovableHandle
 
 from swift.core.errors import ConfigError, NumericalError
 from swift.core.types import Batch, Builder, Loss, Objective, Outputs, Readout, Segments
@@ -72,6 +73,7 @@ class TorchBackend:
         self.loss_scale = 2.0**16 if self._fp16 else 1.0
         self._good_steps = 0
         self._noise = Neftune(settings.neftune_alpha) if settings.neftune_alpha else None
+        self._hooks: list[RemovableHandle] = []
         self._prepare_model(builder.readout)
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.masters = {
@@ -96,9 +98,9 @@ class TorchBackend:
         if self.settings.gradient_checkpointing:
             base.gradient_checkpointing_enable({'use_reentrant': False})
         elif self.settings.selective_recompute:
-            again.install(base.base_model)
+            self._hooks += again.install(base.base_model)
         if self._noise is not None:
-            base.get_input_embeddings().register_forward_hook(self._noise)
+            self._hooks.append(base.get_input_embeddings().register_forward_hook(self._noise))
         self.model.train()
 
     @property
@@ -143,7 +145,16 @@ class TorchBackend:
                     master.grad.add_(grad)
                 parameter.grad = None
 
-            parameter.register_post_accumulate_grad_hook(move)
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(move))
+
+    def close(self) -> None:
+        """Give the model back as it came, with what it has learned: without hooks, kernels and recomputation."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self.runner.close()
+        if self.settings.gradient_checkpointing:
+            self.runner.base.gradient_checkpointing_disable()
 
     # --------------------------------------------------------------------------------------------------- a step
     def forward_backward(

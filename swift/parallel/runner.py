@@ -22,7 +22,7 @@ from swift.kernels import attention, head, layers
 from swift.kernels.divergence import Predictions
 from swift.kernels.head import Tap
 from swift.kernels.logprobs import wide
-from swift.kernels.switch import Switch, attach, attached
+from swift.kernels.switch import Switch, attach, attached, detach
 from swift.parallel import layout
 from swift.parallel.reading import Reader
 from swift.parallel.settings import Settings
@@ -40,6 +40,7 @@ class Runner:
         self.model, self.settings = model, settings
         unwrap: Any = getattr(model, 'get_base_model', None)  # a peft model has one
         self.base = cast(PreTrainedModel, unwrap() if unwrap else model)
+        self._use_cache = self.base.config.use_cache
         self.base.config.use_cache = False
         self.device = next(model.parameters()).device
         self._reader = None if readout is None else Reader(self.base, readout)
@@ -59,6 +60,11 @@ class Runner:
         for path, why in layers.install(self.base, wanted=settings.kernels).left.items():
             logger.debug('%s keeps its own forward: %s', path, why)
         self.kernels = attached(model)
+
+    def close(self) -> None:
+        """Give the model back as it came."""
+        detach(self.model)
+        self.base.config.use_cache = self._use_cache
 
     # ------------------------------------------------------------------------------------------------- building
     def _pack_sequences(self) -> str | None:

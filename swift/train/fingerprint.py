@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from swift.core.errors import ConfigError
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 64 * 1024
 SAMPLES = 16
+NUMBERS = 256  # of each end of a weight in memory
 WEIGHTS = ('.safetensors', '.bin', '.gguf', '.pt')
 
 
@@ -49,6 +51,17 @@ def of_folder(folder: Path) -> str:
             digest.update(f'{path.name} {path.stat().st_size}'.encode())
             for chunk in _samples(path):
                 digest.update(chunk)
+    return digest.hexdigest()
+
+
+def of_model(model: nn.Module) -> str:
+    """The same of a model in memory: what its weights are called, and numbers from both ends of each."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        flat = weight.detach().flatten()
+        digest.update(f'{name} {tuple(weight.shape)} {weight.dtype}'.encode())
+        for part in (flat[:NUMBERS], flat[-NUMBERS:]):
+            digest.update(part.contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from swift.core.types import Batch, Collects, Objective, Remembers, Source, TrainBackend
+from swift.core.types import Batch, Objective, Remembers, Source, TrainBackend
 from swift.objectives import streams
-from swift.train import finite, rehearsal
+from swift.train import evaluation, finite, rehearsal
 from swift.train.signals import Signals
 from swift.train.track import Record, Tracker
 from swift.train.watchdog import Watchdog
@@ -222,27 +222,11 @@ class Trainer:
         if self.evaluate_on is None:
             return
         self.at.evaluation_due = True
-        sums: Sums = {}
-        collected: list[Any] = []
-        for batch in self.evaluate_on():
-            if self.signals.stop is not None:
-                return
-            self.watchdog.beat(f'evaluation after step {self.at.step}')
-            [batch] = self._filled([batch], self.objective)
-            [outputs] = self.backend.forward([batch], needs=self.objective.needs)
-            batch = batch.to(self.backend.device)
-            loss = self.objective(outputs, batch)
-            if isinstance(self.objective, Collects):
-                collected.append(self.objective.collect(outputs, batch))
-            for name, pair in loss.metrics.items():
-                _add(sums, name, pair)
+        batches = self._watched(self.evaluate_on())
+        metrics = evaluation.measure(self.backend, self.objective, batches, reference=self.reference)
+        if self.signals.stop is not None:
+            return
         self.at.evaluation_due = False
-        found = {f'eval_{name}': total / max(count, 1e-30) for name, (total, count) in sums.items()}
-        if isinstance(self.objective, Collects) and collected:
-            found |= {f'eval_{name}': value for name, value in self.objective.summary(collected).items()}
-        metrics = {name: value for name, value in found.items() if math.isfinite(value)}
-        if lost := sorted(found.keys() - metrics.keys()):
-            logger.warning('evaluation after step %d: %s not finite', self.at.step, ', '.join(lost))
         self.at.eval_metrics = metrics
         self._track({**metrics, **self._position()})
         value = metrics.get(self.best_metric)
@@ -250,6 +234,14 @@ class Trainer:
             self.at.best, self.at.best_step, self.at.evaluations_without_gain = value, self.at.step, 0
         else:
             self.at.evaluations_without_gain += 1
+
+    def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches of an evaluation, until the run is asked to stop."""
+        for batch in batches:
+            if self.signals.stop is not None:
+                return
+            self.watchdog.beat(f'evaluation after step {self.at.step}')
+            yield batch
 
     def _save(self) -> Path | None:
         """Save this step unless it is saved; returns its checkpoint, or None for a run that saves nothing."""

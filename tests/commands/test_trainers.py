@@ -1,0 +1,304 @@
+"""The trainers of Python: models that are in memory, other libraries' arguments, the run of the command line."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+
+import swift
+from swift import CPOTrainer, DPOTrainer, GKDTrainer, KTOTrainer, ORPOTrainer, RewardTrainer
+from swift.commands import training_arguments
+from swift.commands.rlhf import rlhf_main
+from swift.core.errors import ConfigError
+from tests import tiny
+
+QUESTIONS = ['Who are you?', 'What is the capital of France?', '12 + 30 = ?', 'def add', '你是谁？', 'Thanks!']
+GOOD = ['I am a small language model.', 'The capital of France is Paris.', '42', 'return a + b', '语言模型。', 'Bye.']
+PAIRS = [{'prompt': f'{QUESTIONS[i % 6]} ({i})', 'chosen': GOOD[i % 6], 'rejected': f'No idea {i}!'} for i in range(24)]
+JUDGED = [{'prompt': row['prompt'], 'completion': row['chosen'], 'label': i % 3 != 0} for i, row in enumerate(PAIRS)]
+ANSWERED = [{'query': row['prompt'], 'response': row['chosen']} for row in PAIRS]
+
+
+@pytest.fixture
+def common(tmp_path):
+    """What the runs below have in common."""
+    return {
+        'processing_class': tiny.tokenizer(), 'output_dir': str(tmp_path / 'out'), 'store_dir': str(tmp_path / 'store'),
+        'max_length': 128, 'max_steps': 6, 'per_device_train_batch_size': 4, 'gradient_accumulation_steps': 1,
+        'learning_rate': 1e-2, 'lr_scheduler_type': 'constant', 'logging_steps': 1, 'report_to': 'none',
+        'lint': 'warn', 'save_strategy': 'no',
+    }  # fmt: skip
+
+
+def adapter(**changes):
+    from peft import LoraConfig
+
+    return LoraConfig(task_type='CAUSAL_LM', r=4, target_modules=['q_proj', 'v_proj'], **changes)
+
+
+def scorer():
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(tiny.config(num_labels=1))
+
+
+WAYS = {
+    'dpo': (DPOTrainer, PAIRS, {'beta': 0.1}),
+    'dpo mixed': (DPOTrainer, PAIRS, {'loss_type': ['sigmoid', 'sft'], 'loss_weights': [1.0, 0.5]}),
+    'dpo of an adapter': (DPOTrainer, PAIRS, {'peft_config': adapter()}),
+    'kto': (KTOTrainer, JUDGED, {'desirable_weight': 1.5}),
+    'cpo': (CPOTrainer, PAIRS, {'cpo_alpha': 0.5}),
+    'simpo': (CPOTrainer, PAIRS, {'loss_type': 'simpo', 'simpo_gamma': 0.5, 'beta': 2.0}),
+    'orpo': (ORPOTrainer, PAIRS, {'beta': 0.2}),
+    'reward': (RewardTrainer, PAIRS, {'center_rewards_coefficient': 0.01}),
+    'distillation': (GKDTrainer, ANSWERED, {'teacher_model': tiny.model(seed=1), 'lmbda': 0.0}),
+    'own completions': (GKDTrainer, ANSWERED, {'teacher_model': tiny.model(seed=1), 'max_completion_length': 8}),
+    'distillation of an adapter': (
+        GKDTrainer,
+        ANSWERED,
+        {'peft_config': adapter(init_lora_weights=False), 'lmbda': 0.0},
+    ),
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_every_trainer_learns_in_place_and_gives_the_model_back_as_it_came(common, way):
+    kind, rows, own = WAYS[way]
+    model = scorer() if kind is RewardTrainer else tiny.model()
+    before, names = copy.deepcopy(model.state_dict()), {n: type(m) for n, m in model.named_modules()}
+    attention, cache = model.config._attn_implementation, model.config.use_cache
+    trainer = kind(model=model, train_dataset=rows[:16], eval_dataset=rows[16:], **own, **common)
+    start = trainer.evaluate()
+    done = trainer.train()
+    assert done.global_step == 6 and math.isfinite(done.training_loss)
+    assert done.training_loss == pytest.approx(sum(r['loss'] for r in trainer.state.log_history if 'loss' in r) / 6)
+    assert trainer.evaluate()['eval_loss'] < start['eval_loss']
+    assert (model.config._attn_implementation, model.config.use_cache) == (attention, cache)
+    assert not any('swift_switches' in module.__dict__ or 'forward' in module.__dict__ for module in model.modules())
+    if 'adapter' not in way:
+        assert trainer.model is model and {n: type(m) for n, m in model.named_modules()} == names
+        assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        (out := model(input_ids=torch.arange(5)[None]).logits.sum()).backward()  # as any other model
+        assert out.isfinite() and any(p.grad is not None for p in model.parameters())
+
+
+def test_a_trainer_takes_the_same_steps_as_the_command_line(common, tmp_path):
+    rows = tmp_path / 'rows.jsonl'
+    rows.write_text(''.join(json.dumps(row) + '\n' for row in PAIRS))
+    model = tiny.folder(tmp_path / 'model')
+    words = f'--model {model} --dataset {rows} --tuner_type full --save_strategy steps --add_version false'.split()
+    flags = {k: v for k, v in common.items() if k not in ('processing_class', 'save_strategy')}
+    flags |= {'output_dir': tmp_path / 'line'}
+    last = rlhf_main([*words, *(word for name, value in flags.items() for word in (f'--{name}', str(value)))])
+    expected = [json.loads(line) for line in (last.parent / 'logging.jsonl').read_text().splitlines()]
+    trainer = DPOTrainer(tiny.model(), train_dataset=PAIRS, **common)
+    trainer.train()
+    for found, record in zip(trainer.state.log_history, expected, strict=True):
+        for name in ('loss', 'grad_norm', 'rewards/chosen', 'logps/rejected'):
+            assert found[name] == record[name], name
+
+
+def test_the_reference_of_an_adapter_is_the_model_without_it_and_a_model_may_be_given(common):
+    from peft import get_peft_model
+
+    records = []
+    for reference in (None, tiny.model()):
+        torch.manual_seed(0)
+        model = get_peft_model(tiny.model(), adapter(init_lora_weights=False))
+        trainer = DPOTrainer(model, ref_model=reference, train_dataset=PAIRS, **common)
+        trainer.train()
+        records.append([r[name] for r in trainer.state.log_history for name in ('loss', 'rewards/margins')])
+    assert records[0] == pytest.approx(records[1], rel=1e-5)
+    assert abs(records[0][0] - math.log(2)) > 1e-4
+
+
+def test_what_is_saved_is_opened_by_plain_transformers_and_peft(common, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, ids = tiny.folder(tmp_path / 'model'), torch.arange(9)[None]
+    for config in (None, adapter()):
+        trainer = DPOTrainer(str(folder), peft_config=config, train_dataset=PAIRS, **common)
+        trainer.train()
+        saved = trainer.save_model(tmp_path / f'saved {config is None}')
+        opened = AutoModelForCausalLM.from_pretrained(folder if config else saved)
+        opened = PeftModel.from_pretrained(opened, saved) if config else opened
+        with torch.no_grad():
+            assert torch.allclose(opened.eval()(ids).logits, trainer.model.eval()(ids).logits, atol=1e-6)
+        assert AutoTokenizer.from_pretrained(saved).chat_template == tiny.CHATML
+
+
+def test_a_run_that_was_stopped_goes_on(common, tmp_path):
+    flags = {**common, 'save_strategy': 'steps', 'save_steps': 3, 'train_dataset': PAIRS}
+    whole = DPOTrainer(tiny.model(), **flags)
+    whole.train()
+    start = next((tmp_path / 'out').glob('*/checkpoint-3'))
+    other = DPOTrainer(tiny.model(), **{**flags, 'output_dir': str(tmp_path / 'on')})
+    assert other.train(resume_from_checkpoint=str(start)).global_step == 6
+    for one, two in zip(other.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_best_weights_come_back_if_that_is_asked_for(common, tmp_path):
+    flags = {**common, 'save_strategy': 'steps', 'save_steps': 1, 'load_best_model_at_end': True}
+    reverse = [{**row, 'chosen': row['rejected'], 'rejected': row['chosen']} for row in PAIRS]  # worse with each step
+    trainer = DPOTrainer(tiny.model(), train_dataset=PAIRS, eval_dataset=reverse, **flags)
+    trainer.train()
+    losses = [record['eval_loss'] for record in trainer.state.log_history if 'eval_loss' in record]
+    assert losses == sorted(losses) and trainer.state.best_model_checkpoint.endswith('checkpoint-1')
+    assert trainer.evaluate()['eval_loss'] == pytest.approx(losses[0], rel=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- arguments
+def test_arguments_of_transformers_are_taken(tmp_path):
+    from datasets import Dataset
+    from transformers import TrainingArguments
+
+    args = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=4, per_device_train_batch_size=4, learning_rate=3e-3, logging_steps=2,
+        eval_strategy='steps', use_cpu=True, save_strategy='no', report_to='none', seed=7, warmup_steps=2,
+    )  # fmt: skip
+    rows = Dataset.from_list(PAIRS)
+    trainer = DPOTrainer(
+        model=tiny.model(), tokenizer=tiny.tokenizer(), args=args, beta=0.3, train_dataset=rows, eval_dataset=rows,
+        max_length=128, lint='warn', store_dir=str(tmp_path / 'store'),
+    )  # fmt: skip
+    trainer.train()
+    told = [record['step'] for record in trainer.state.log_history if 'loss' in record]
+    evaluated = [record['step'] for record in trainer.state.log_history if 'eval_loss' in record]
+    assert told == [2, 4] and evaluated == [2, 4]
+    assert trainer.state.log_history[0]['learning_rate'] == pytest.approx(1.5e-3)
+
+
+def test_configurations_of_trl_take_the_steps_that_trl_takes(tmp_path):
+    from datasets import Dataset
+    from trl import DPOConfig
+    from trl import DPOTrainer as Theirs
+
+    args = DPOConfig(
+        output_dir=str(tmp_path), max_steps=5, per_device_train_batch_size=4, learning_rate=1e-3, logging_steps=1,
+        use_cpu=True, bf16=False, save_strategy='no', report_to='none', train_sampling_strategy='sequential',
+        loss_type=['sigmoid', 'sft'], loss_weights=[1.0, 0.3], max_length=40,
+    )  # fmt: skip
+    rows = [
+        {
+            'prompt': f'<|im_start|>user\n{row["prompt"]}<|im_end|>\n<|im_start|>assistant\n',
+            'chosen': f'{row["chosen"]}<|im_end|>',
+            'rejected': f'{row["rejected"]}<|im_end|>',
+        }
+        for row in PAIRS
+    ]
+    theirs = Theirs(
+        tiny.folder(tmp_path / 'model').as_posix(), args=args, train_dataset=Dataset.from_list(rows),
+        processing_class=tiny.tokenizer(),
+    )  # fmt: skip
+    theirs.train()
+    ours = DPOTrainer(
+        tiny.model(), args=args, train_dataset=PAIRS, processing_class=tiny.tokenizer(), lint='warn',
+        store_dir=str(tmp_path / 'store'),
+    )  # fmt: skip
+    ours.train()
+    expected = [record for record in theirs.state.log_history if 'loss' in record]
+    for found, record in zip(ours.state.log_history, expected, strict=True):
+        assert found['loss'] == pytest.approx(record['loss'], rel=1e-5)
+        assert found['grad_norm'] == pytest.approx(record['grad_norm'], rel=1e-4)
+
+
+def configurations():
+    import transformers
+    import trl
+    from trl.experimental.cpo import CPOConfig
+    from trl.experimental.gkd import GKDConfig
+    from trl.experimental.orpo import ORPOConfig
+
+    plain = [transformers.TrainingArguments, trl.DPOConfig, trl.KTOConfig, trl.RewardConfig]
+    return [*plain, CPOConfig, ORPOConfig, GKDConfig]
+
+
+def test_no_default_of_any_configuration_is_refused(tmp_path):
+    for kind in configurations():
+        flags = training_arguments.flags(kind(output_dir=str(tmp_path), use_cpu=True, bf16=False))
+        assert flags['output_dir'] == str(tmp_path) and flags['adam_beta2'] == 0.999, kind
+
+
+@pytest.mark.parametrize(
+    'changes, named',
+    [
+        ({'label_smoothing_factor': 0.1, 'full_determinism': True}, 'label_smoothing_factor.*\n.*full_determinism'),
+        ({'push_to_hub': True}, 'push_to_hub'),
+        ({'train_sampling_strategy': 'group_by_length'}, 'train_sampling_strategy'),
+    ],
+)
+def test_what_would_change_the_result_and_is_not_built_is_refused_by_name(common, tmp_path, changes, named):
+    from transformers import TrainingArguments
+
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **changes)
+    with pytest.raises(ConfigError, match=named):
+        DPOTrainer(tiny.model(), args=args, train_dataset=PAIRS, **common)
+
+
+@pytest.mark.parametrize(
+    'arguments, named',
+    [
+        ({'desirable_weight': 2.0}, 'desirable_weight: means nothing to DPOTrainer; it belongs to KTOTrainer'),
+        ({'betta': 0.1}, 'betta.*did you mean beta'),
+        ({'callbacks': [print]}, 'callbacks: not built yet'),
+        ({'dataset': ['a']}, 'dataset: an argument'),
+        ({'loss_type': 'sigmoit'}, 'sigmoit: not a loss'),
+        ({'args': {'beta': 0.1}}, 'expected transformers.TrainingArguments'),
+        ({'train_dataset': iter(PAIRS)}, 'has no length'),
+    ],
+)
+def test_wrong_arguments_are_named(common, arguments, named):
+    with pytest.raises(ConfigError, match=named):
+        DPOTrainer(tiny.model(), **{'train_dataset': PAIRS, **common, **arguments}).train()
+
+
+def test_models_that_do_not_fit_the_method_are_refused(common):
+    model = tiny.model()
+    for make, named in (
+        (lambda: DPOTrainer(scorer(), train_dataset=PAIRS, **common), 'no language model'),
+        (lambda: RewardTrainer(model, train_dataset=PAIRS, **common), 'no single score'),
+        (lambda: DPOTrainer(model, ref_model=model, train_dataset=PAIRS, **common), 'the model that is trained'),
+        (lambda: ORPOTrainer(model, ref_model=tiny.model(), train_dataset=PAIRS, **common), 'no reference'),
+        (lambda: GKDTrainer(model, train_dataset=ANSWERED, **common), 'teacher_model is missing'),
+        (lambda: DPOTrainer(torch.nn.Linear(2, 2), train_dataset=PAIRS, **common), 'expected a model of transformers'),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            make()
+
+
+def test_the_template_may_be_one_of_get_template(common):
+    template = swift.get_template(common['processing_class'], 'Be brief.', 128, truncation_strategy='delete')
+    losses = []
+    for given in (template, None):
+        rows = PAIRS if given else [{'system': 'Be brief.', **row} for row in PAIRS]
+        trainer = DPOTrainer(tiny.model(), template=given, train_dataset=rows, **{**common, 'max_steps': 2})
+        trainer.train()
+        losses.append([record['logps/chosen'] for record in trainer.state.log_history])
+    assert losses[0] == losses[1]
+    with pytest.raises(ConfigError, match='get_template'):
+        DPOTrainer(tiny.model(), template=template, train_dataset=PAIRS, **{**common, 'max_length': 64})
+
+
+def test_rows_of_load_dataset_and_files_are_taken_too(common, tmp_path):
+    path = tmp_path / 'rows.jsonl'
+    path.write_text(''.join(json.dumps(row) + '\n' for row in PAIRS))
+    found = []
+    for rows in (str(path), swift.load_dataset(str(path))[0]):
+        trainer = DPOTrainer(tiny.model(), train_dataset=rows, **{**common, 'max_steps': 2, 'dataset_shuffle': False})
+        trainer.train()
+        found.append([record['loss'] for record in trainer.state.log_history])
+    assert found[0] == found[1]
+
+
+def test_older_modules_know_the_trainers_and_say_what_is_to_come():
+    from swift.rlhf_trainers import KTOTrainer as Other
+    from swift.trainers import DPOTrainer as Same
+
+    assert Same is DPOTrainer and Other is KTOTrainer
+    with pytest.raises(ImportError, match='GRPO'):
+        from swift.trainers import GRPOTrainer  # noqa: F401
