@@ -133,7 +133,7 @@ class Reader:
                 hidden = self.body(input_ids=ids).last_hidden_state[0]
                 last = torch.tensor([PROBE - 1], device=ids.device)
                 found = self._scores(hidden[self._before_padding(last, ids[0])])
-        except (RuntimeError, TypeError, ValueError, AttributeError):  # a head that wants something else
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError):  # a head that wants something else
             return False
         finally:
             self.base.train(training)

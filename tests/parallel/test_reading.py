@@ -176,6 +176,34 @@ def test_an_encoder_shares_no_prefixes_as_its_prefixes_look_ahead(tmp_path):
     torch.testing.assert_close(shared, apart)
 
 
+OTHERS = {
+    'xlm-roberta': {'type_vocab_size': 1, 'max_position_embeddings': 66, 'pad_token_id': 1},
+    'modernbert': {'pad_token_id': 0, 'cls_token_id': 1, 'sep_token_id': 2},
+}
+
+
+@pytest.mark.parametrize('kind', OTHERS)
+def test_other_encoders_are_read_as_transformers_reads_them(tmp_path, kind):
+    sizes = {'hidden_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 4, 'intermediate_size': 64}
+    config = transformers.AutoConfig.for_model(kind, vocab_size=400, num_labels=1, **sizes, **OTHERS[kind])
+    torch.manual_seed(0)
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / 'm')
+    tiny.tokenizer().save_pretrained(tmp_path / 'm')
+    several = sequences(5, 9)
+    made = models.load(ModelArgs(model=str(tmp_path / 'm'), task_type='reranker'))
+    ready = Runner(made.build().eval(), Settings(), made.readout)
+    torch.testing.assert_close(
+        ready.outputs(batch(*several), NEEDS).scores, alone(ready, several), atol=1e-5, rtol=1e-4
+    )
+    made = models.load(ModelArgs(model=str(tmp_path / 'm'), task_type='embedding'))
+    ready = Runner(made.build().eval(), Settings(), Readout('pooled', pooling=('mean',), normalize=False))
+    with torch.no_grad():
+        expected = [ready.base(input_ids=each[None]).last_hidden_state[0].mean(0) for each in several]
+    torch.testing.assert_close(
+        ready.outputs(batch(*several), NEEDS).pooled, torch.stack(expected), atol=1e-5, rtol=1e-4
+    )
+
+
 def test_a_head_that_reads_in_a_way_of_its_own_gets_each_sequence_alone(tmp_path):
     made = models.load(ModelArgs(model=str(bert(tmp_path / 'm')), task_type='seq_cls', num_labels=2))
     torch.manual_seed(0)
