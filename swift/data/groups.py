@@ -69,7 +69,8 @@ def verdict(encode: Encode, sample: Sample) -> list[Encoded]:
     The prompt is a segment of its own, so that it can be put before the answers of other rows.
     """
     if not isinstance(sample.label, bool | int | float) or sample.label not in (0, 1):
-        raise RowError(f'label {sample.label!r}: an answer that people judged needs label true or false')
+        given = 'no label' if sample.label is None else f'wrong label {sample.label!r}'
+        raise RowError(f'{given}: an answer that people judged needs label true or false')
     whole = _one(encode, sample, sample.messages)
     if whole is None:
         return []
