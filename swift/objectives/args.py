@@ -96,7 +96,7 @@ def problems(args: ObjectiveArgs) -> list[tuple[str, str]]:
 
 def notes(args: ObjectiveArgs) -> list[str]:
     """What a user should hear once."""
-    if 'aot' in args.losses and 'aot_pair' not in (args.loss_type or ()):
+    if 'aot' in (args.loss_type or ()):
         return ['--loss_type aot is the form for pairs, as in TRL 1; what older scripts mean by aot is aot_unpaired']
     return []
 

@@ -117,6 +117,7 @@ def test_a_resumed_run_takes_the_same_steps(world, tmp_path):
         (['--loss_type', 'sigmoit'], 'loss_type'),
         (['--ref_adapters', 'a', 'b'], 'ref_adapters'),
         (['--rlhf_type', 'grpo'], 'grpo'),
+        (['--loss_type', 'sigmoid', 'hinge', '--loss_weights', '1'], 'loss_weights'),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_read(world, tmp_path, flags, named):
