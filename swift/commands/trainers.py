@@ -404,11 +404,12 @@ def described(model: Any, tokenizer: Any = None) -> Builder:
     base = model.get_base_model() if hasattr(model, 'get_base_model') else model
     if not isinstance(base, PreTrainedModel):
         raise ConfigError(f'model: expected a model of transformers or peft, or its name; got {type(model).__name__}')
-    tokenizer = tokenizer or _tokenizer(base.name_or_path)
+    name = base.name_or_path or ''
+    tokenizer = tokenizer or _tokenizer(name)
     own = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ''
     info = ModelInfo(
-        path=Path(base.name_or_path),
-        id=base.name_or_path or MEMORY,
+        path=Path(name),
+        id=name or MEMORY,
         model_type=base.config.model_type,
         architecture=type(base).__name__,
         dtype=str(base.dtype).removeprefix('torch.'),

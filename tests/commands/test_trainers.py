@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +51,7 @@ WAYS = {
     'dpo': (DPOTrainer, PAIRS, {'beta': 0.1}),
     'dpo mixed': (DPOTrainer, PAIRS, {'loss_type': ['sigmoid', 'sft'], 'loss_weights': [1.0, 0.5]}),
     'dpo of an adapter': (DPOTrainer, PAIRS, {'peft_config': adapter()}),
+    'dpo in 16 bits': (DPOTrainer, PAIRS, {'ref_model': tiny.model(dtype='bfloat16')}),
     'kto': (KTOTrainer, JUDGED, {'desirable_weight': 1.5}),
     'cpo': (CPOTrainer, PAIRS, {'cpo_alpha': 0.5}),
     'simpo': (CPOTrainer, PAIRS, {'loss_type': 'simpo', 'simpo_gamma': 0.5, 'beta': 2.0}),
@@ -67,7 +70,7 @@ WAYS = {
 @pytest.mark.parametrize('way', WAYS)
 def test_every_trainer_learns_in_place_and_gives_the_model_back_as_it_came(common, way):
     kind, rows, own = WAYS[way]
-    model = scorer() if kind is RewardTrainer else tiny.model()
+    model = scorer() if kind is RewardTrainer else tiny.model(dtype='bfloat16' if '16' in way else 'float32')
     before, names = copy.deepcopy(model.state_dict()), {n: type(m) for n, m in model.named_modules()}
     attention, cache = model.config._attn_implementation, model.config.use_cache
     trainer = kind(model=model, train_dataset=rows[:16], eval_dataset=rows[16:], **own, **common)
@@ -207,6 +210,15 @@ def test_configurations_of_trl_take_the_steps_that_trl_takes(tmp_path):
         assert found['grad_norm'] == pytest.approx(record['grad_norm'], rel=1e-4)
 
 
+def test_flags_as_a_dataclass_are_taken_and_keywords_go_before_them(common):
+    losses = []
+    for flags in ({'args': swift.RLHFArguments(beta=0.5, max_steps=9)}, {'beta': 0.5}):
+        trainer = DPOTrainer(tiny.model(), train_dataset=PAIRS, **{**common, 'max_steps': 3, **flags})
+        trainer.train()
+        losses.append([record['loss'] for record in trainer.state.log_history])
+    assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
 def configurations():
     import transformers
     import trl
@@ -293,6 +305,17 @@ def test_rows_of_load_dataset_and_files_are_taken_too(common, tmp_path):
         trainer.train()
         found.append([record['loss'] for record in trainer.state.log_history])
     assert found[0] == found[1]
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / 'docs' / 'python.md').read_text(encoding='utf-8')
+    block = next(each for each in re.findall(r'```python\n(.*?)```', page, re.DOTALL) if 'DPOTrainer(' in each)
+    model = re.search(r"name = '(.+)'", block)[1]
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(block.replace(model, str(tiny.folder(tmp_path / 'model'))).replace('range(2, 12)', 'range(2, 8)'), names)
+    assert names['trainer'].state.global_step == 1
+    assert (tmp_path / 'output' / 'dpo' / 'adapter' / 'adapter_model.safetensors').is_file()
 
 
 def test_older_modules_know_the_trainers_and_say_what_is_to_come():
