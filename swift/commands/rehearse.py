@@ -66,7 +66,7 @@ def rehearse(job: Job) -> Rehearsed:
         with meter.phase(LOAD, peaks, device):
             sft.seed_everything(cfg.train.seed)
             backend = sft._backend(cfg, Prepared(builder, None, job.max_length, None, None), Pace(steps=100))
-        steps = _Steps(backend, NextToken(), peaks, device)
+        steps = _Steps(backend, NextToken() if builder.readout is None else _Reads(), peaks, device)
         worst = job.work.stretches[0]
         for stretch in job.work.stretches:
             steps.take(stretch)
@@ -82,6 +82,20 @@ def rehearse(job: Job) -> Rehearsed:
     mapped = meter.read(device).file - before.file
     phases = {name: peaks[name] - before.now for name in PHASES if name in peaks}
     return Rehearsed(job.layers, before.now, phases, owners, mapped, min(steps.seconds))
+
+
+class _Reads:
+    """Stands for the loss of a task that reads sequences: what it computes with is little."""
+
+    needs = frozenset({'scores', 'pooled'})
+
+    def count(self, batch: Any) -> int:
+        return len(batch.segments.leaves)
+
+    def __call__(self, outputs: Any, batch: Any) -> Any:
+        from swift.core.types import Loss
+
+        return Loss((outputs.scores if outputs.pooled is None else outputs.pooled).abs().sum())
 
 
 class _Steps:

@@ -189,3 +189,12 @@ def test_prompts_are_read_without_a_file(world, capsys):
     capsys.readouterr()
     rows = infer_main(['--model', str(checkpoint), '--prompt', 'alpha', 'kappa'])
     assert capsys.readouterr().out.split() == [str(row['response']) for row in rows]
+
+
+def test_however_a_step_is_split_its_in_batch_negatives_are_those_of_the_step(world):
+    losses = []
+    for tokens in (2048, 60):
+        flags = ['--task_type', 'embedding', '--tuner_type', 'full', '--max_tokens_per_batch', tokens]
+        checkpoint = train(world, 'texts.jsonl', *flags, steps=3)
+        losses.append([record['loss'] for record in journal(checkpoint) if 'loss' in record])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
