@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,12 +65,11 @@ def facts(cfg: RlhfConfig, ready: Prepared) -> dict[str, Any]:
     elif ready.memory and ready.memory.teacher:
         weights = fingerprint.of_model(ready.memory.teacher.build())
     else:
-        own = asked.teacher_model in (None, cfg.model.model)
-        weights = ready.weights if own else fingerprint.of_folder(_builder(cfg).info.path)
+        weights = ready.weights if _itself(cfg) else fingerprint.of_folder(_builder(cfg).info.path)
     return {
         **vars(asked),
         'teacher_model': weights,
-        'teacher_adapters': [fingerprint.of_folder(Path(each)) for each in asked.teacher_adapters],
+        'teacher_adapters': [fingerprint.of_folder(each) for each in _adapters(cfg)],
     }
 
 
@@ -86,7 +86,7 @@ def _teacher(cfg: RlhfConfig, ready: Prepared, backend: TorchBackend) -> tuple[S
         assert asked.gkd_logits_topk is not None, 'checked with the flags'
         return Server(asked.teacher_model_server, top=asked.gkd_logits_topk), None
     held = ready.memory.teacher if ready.memory else None
-    if held is None and asked.teacher_model in (None, cfg.model.model) and cfg.tuner.tuner_type != 'full':
+    if held is None and _itself(cfg) and cfg.tuner.tuner_type != 'full':
         adapter = _own_adapter(cfg, backend)
         return teacher.switched(backend, adapter), lambda: lent(backend.runner, reference.other(backend.model, adapter))
     builder = held or _builder(cfg)
@@ -97,12 +97,27 @@ def _teacher(cfg: RlhfConfig, ready: Prepared, backend: TorchBackend) -> tuple[S
 
 def _own_adapter(cfg: RlhfConfig, backend: TorchBackend) -> str | None:
     """The name of the teacher's adapter on the student's own model; None: the model without any."""
-    if not cfg.distill.teacher_adapters:
+    folders = _adapters(cfg)
+    if not folders:
         return None
     from swift.tuners import lora
 
-    lora.add_frozen(backend.model, cfg.distill.teacher_adapters[0], ADAPTER)  # type: ignore[arg-type]
+    lora.add_frozen(backend.model, str(folders[0]), ADAPTER)  # type: ignore[arg-type]
     return ADAPTER
+
+
+def _itself(cfg: RlhfConfig) -> bool:
+    """Whether the teacher is the student's model."""
+    teacher, student = cfg.distill.teacher_model, cfg.model.model
+    return teacher in (None, student) or (Path(teacher).exists() and str(Path(teacher).absolute()) == student)
+
+
+def _adapters(cfg: RlhfConfig) -> list[Path]:
+    """Local folders of ``--teacher_adapters``."""
+    from swift import hub
+
+    fetch = partial(hub.fetch, use_hf=cfg.model.use_hf, token=cfg.model.hub_token)
+    return [fetch(each) for each in cfg.distill.teacher_adapters]
 
 
 def _builder(cfg: RlhfConfig) -> Builder:
@@ -110,7 +125,7 @@ def _builder(cfg: RlhfConfig) -> Builder:
     from swift import models
 
     asked = cfg.distill
-    if asked.teacher_model in (None, cfg.model.model):
+    if _itself(cfg):
         builder = models.load(cfg.model)
     else:
         args = replace(
@@ -121,10 +136,10 @@ def _builder(cfg: RlhfConfig) -> Builder:
             new_special_tokens=[],
         )
         builder = models.load(args)
-    if asked.teacher_adapters:
+    if folders := _adapters(cfg):
         from swift.tuners import lora
 
-        builder = lora.continued(builder, asked.teacher_adapters)
+        builder = lora.continued(builder, [str(each) for each in folders])
     return builder
 
 

@@ -46,19 +46,14 @@ class Rewritten:
     def __init__(self, source: Source, rules: Rules, *, student: Write, teacher: Write | None = None):
         self._source, self._rules = source, rules
         self._student, self._teacher = student, teacher
-        self._step = 0
-
-    @property
-    def epoch(self) -> float:  # type: ignore[override]
-        """Passes over the rows that are behind us."""
-        return self._source.epoch
+        self._step, self.epoch = 0, source.epoch
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         for micro in self._source:
-            self._step += 1
+            self._step, self.epoch = self._step + 1, self._source.epoch
             own = mix.uniform(1, mix.AUTHOR, self._rules.seed, self._step)[0] < self._rules.share
             write = self._student if own else self._teacher
             yield micro if write is None else self._written(micro, write, own=bool(own))
@@ -105,7 +100,7 @@ class Rewritten:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._source.load_state_dict(state['source'])
-        self._step = state['step']
+        self._step, self.epoch = state['step'], self._source.epoch
 
 
 def _rows(batch: Batch) -> list[Encoded]:

@@ -79,6 +79,21 @@ def test_the_student_writes_all_completions_with_lmbda_one_and_none_with_zero(wo
     assert all('on_policy' not in record and record['sft_loss'] > 0 for record in given)
 
 
+def test_packs_of_rows_are_written_anew_row_by_row(world, tmp_path):
+    flags = [
+        '--teacher_model',
+        world / 'teacher',
+        '--packing',
+        'true',
+        '--packing_length',
+        128,
+        '--gkd_logits_topk',
+        16,
+    ]
+    found = records(distil(world, '--output_dir', tmp_path, *flags, '--torch_dtype', 'bfloat16', lmbda=1, steps=2))
+    assert all(record['on_policy'] == 1 and record['loss'] > 0 for record in found)
+
+
 @pytest.mark.parametrize('tuner', ['lora', 'full'])
 def test_a_run_that_samples_goes_on_as_if_it_had_never_stopped(world, tmp_path, tuner):
     flags = ['--teacher_model', world / 'teacher', '--seq_kd', 'true', '--tuner_type', tuner, '--save_steps', 3]
