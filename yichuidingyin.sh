@@ -13,6 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 readonly VENV=.venv LOG=.venv/install.log
 readonly OLDEST=11 NEWEST=14 # the minor versions of Python 3 that are supported
 readonly TORCH_CPU=${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
+readonly TEX='latexmk texlive-xetex texlive-lang-chinese texlive-latex-extra texlive-science'
 readonly LANGUAGE_TAG=${SWIFT_LANG:-${LC_ALL:-${LANG:-en}}}
 child=
 
@@ -178,8 +179,15 @@ run_tests() { # [--with EXTRA]... [pytest arguments]
     while [[ ${1:-} == --with ]]; do
         case ${2:-} in
             slow) marks='' ;;
+            tex)
+                command -v latexmk >/dev/null && command -v xelatex >/dev/null || fail 2 \
+                    "--with tex needs xelatex and latexmk. Debian and Ubuntu:
+    sudo apt-get install -y --no-install-recommends $TEX" "--with tex 需要 xelatex 和 latexmk。Debian 和 Ubuntu：
+    sudo apt-get install -y --no-install-recommends $TEX"
+                export SWIFT_TEST_TEX=1
+                ;;
             ?*) extras+=",$2" ;;
-            *) fail 2 '--with needs a name: slow, or an extra of pyproject.toml' '--with 需要一个名字：slow，或 pyproject.toml 里的 extra' ;;
+            *) fail 2 '--with needs a name: slow, tex, or an extra of pyproject.toml' '--with 需要一个名字：slow、tex，或 pyproject.toml 里的 extra' ;;
         esac
         shift 2
     done

@@ -1,11 +1,11 @@
 """``swift show``: tables of what there is, printed from the same data that the commands use.
 
     swift show flags [VERB ...] [WORD]     every flag: built, accepted without effect, or not built yet
-    swift show models|datasets|templates [WORD]
+    swift show models|datasets|templates|methods [WORD]
     swift show deviations                  defaults that differ from ms-swift, and why
     swift show config VERB [run.yaml] ...  the resolved configuration, with the source of every value
 
-``swift show flags --markdown`` writes docs/flags.md.
+``swift show flags --markdown`` writes docs/flags.md, ``swift show methods --markdown`` docs/methods.md.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(_objects(tables), ensure_ascii=False, indent=1))
     else:
-        print('\n'.join(_markdown(what, tables) if options.markdown else _terminal(tables)))
+        print('\n'.join(_page(what, tables) if options.markdown else _terminal(tables)))
     return 0
 
 
@@ -164,6 +164,17 @@ def _templates(words: list[str]) -> Iterator[Table]:
     yield 'Templates', ['name', 'about'], _matching(words, catalog.rows())
 
 
+def _methods(words: list[str]) -> Iterator[Table]:
+    from swift.commands import methods_page
+    from swift.objectives.catalog import METHODS
+
+    rows = [
+        (name, method.title, ' '.join(each.arxiv for each in method.source), methods_page.purposes()[name]['purpose'])
+        for name, method in METHODS.items()
+    ]
+    yield 'Objectives', ['name', 'title', 'arXiv', 'purpose'], _matching(words, rows)
+
+
 def _matching(words: list[str], rows: Any) -> list[list[str]]:
     """The rows in which every word occurs."""
     return [list(row) for row in rows if all(word.lower() in ' '.join(row).lower() for word in words)]
@@ -174,6 +185,7 @@ TABLES = {
     'models': _models,
     'datasets': _datasets,
     'templates': _templates,
+    'methods': _methods,
     'deviations': _deviations,
     'names': _names,
 }
@@ -185,6 +197,15 @@ def _terminal(tables: list[Table]) -> Iterator[str]:
         yield title
         yield from table([heading, *rows], cells=160) if rows else ['  (none)']
         yield ''
+
+
+def _page(what: str, tables: list[Table]) -> Iterator[str]:
+    """The page of the documentation; that of methods is more than a table."""
+    if what != 'methods':
+        return _markdown(what, tables)
+    from swift.commands import methods_page
+
+    return methods_page.markdown('zh' if os.environ.get('SWIFT_LANG', '').lower().startswith('zh') else 'en')
 
 
 def _markdown(what: str, tables: list[Table]) -> Iterator[str]:

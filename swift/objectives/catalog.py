@@ -375,14 +375,14 @@ METHODS: dict[str, Method] = {
         tried=({}, {'center_rewards_coefficient': 0.05}),
         words={r's(y)': 'score', r'm': 'margin of the row, 0 without', r'c': '--center_rewards_coefficient'},
     ),
-    'rm.steps': Method(
+    'prm': Method(
         title='Process reward model',
         formula=r'\ell=-c_k\log\sigma(s_k)-(1-c_k)\log\sigma(-s_k)',
         source=(
             Source('Math-Shepherd: Verify and Reinforce LLMs Step-by-step without Human Annotations', '2312.08935'),
         ),
         make='swift.objectives.reward:steps',
-        given={},
+        given={'rlhf_type': 'prm'},
         code='swift.objectives.reward:StepRewards',
         reference='swift.objectives.references:step_rewards',
         rows='solutions',

@@ -9,7 +9,7 @@ class VerifyArgs:
 
     methods: list[str] = field(default_factory=list)
     """Only these methods, such as dpo kto orpo; none means all."""
-    rows: int = 6
+    rows: int = 4
     """With a model: how many rows of the data are tried."""
     json: bool = False
     """Print JSON."""

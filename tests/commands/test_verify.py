@@ -31,7 +31,7 @@ def test_everything_that_is_there_passes(capsys):
     assert verify_main([]) == 0
     told = capsys.readouterr().out
     assert 'FAILED' not in told and 'comparisons passed' in told
-    for name in ('dpo.hinge', 'kto', 'orpo', 'rm.steps', 'attention: 32 x 64', 'adamw: 100003'):
+    for name in ('dpo.hinge', 'kto', 'orpo', 'prm', 'attention: 32 x 64', 'adamw: 100003'):
         assert f'\n  {name} ' in told
 
 

@@ -1,5 +1,6 @@
 """Each YAML of examples/ says what it is for, resolves as it stands, and trains two steps on a tiny model."""
 
+import json
 import re
 from pathlib import Path
 
@@ -23,6 +24,31 @@ def rows(tmp_path_factory):
     return tiny.rows(tmp_path_factory.mktemp('rows') / 'rows.jsonl', count=64)
 
 
+def judged(rows: Path, kind: str) -> Path:
+    """The rows with what a method of alignment asks for: a rejected answer, a verdict, or steps."""
+    more = {
+        **dict.fromkeys(('dpo', 'cpo', 'simpo', 'orpo', 'rm'), lambda row, i: {**row, 'rejected_response': f'No {i}.'}),
+        'kto': lambda row, i: {**row, 'label': i % 3 > 0},
+        'prm': lambda row, i: {
+            'prompt': f'What is {i} + 1?',
+            'completions': ['Add.', 'Done.'],
+            'labels': [True, i % 2 > 0],
+        },
+    }
+    if kind not in more:
+        return rows
+    made = [more[kind](json.loads(line), i) for i, line in enumerate(rows.read_text().splitlines())]
+    path = rows.with_name(f'{kind}.jsonl')
+    path.write_text(''.join(json.dumps(row) + '\n' for row in made))
+    return path
+
+
+def touch(path: Path, folder: Path) -> None:
+    """Empty files where the example names the reader's own."""
+    for name in re.findall(r'my_\w+\.jsonl', path.read_text(encoding='utf-8')):
+        (folder / name).touch()
+
+
 def verb(path: Path) -> str:
     """The verb of the command that the example's head shows."""
     return re.search(rf'^#   swift (\S+) examples/{path.name}$', path.read_text(encoding='utf-8'), re.MULTILINE)[1]
@@ -33,27 +59,27 @@ def test_an_example_begins_with_what_it_does_on_what_hardware_in_what_time(path)
     assert head.startswith('# ')
     assert 'Hardware:' in head
     assert 'Time:' in head or 'Not timed yet' in head
-    assert verb(path) in ('sft', 'pt')
+    assert verb(path) in ('sft', 'pt', 'rlhf')
 
 
 def test_an_example_resolves(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'my_texts.jsonl').touch()
+    touch(path, tmp_path)
     parse(CONFIGS[verb(path)], [str(path)], VOCABULARY, {})
 
 
 def test_an_example_trains_two_steps(path, model, rows, tmp_path, monkeypatch):
-    from swift import pt_main, sft_main
+    from swift import pt_main, rlhf_main, sft_main
 
     if 'quant_method: bnb' in path.read_text(encoding='utf-8'):
         pytest.importorskip('bitsandbytes')
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'my_texts.jsonl').touch()
-    main = {'sft': sft_main, 'pt': pt_main}[verb(path)]
+    touch(path, tmp_path)
+    main = {'sft': sft_main, 'pt': pt_main, 'rlhf': rlhf_main}[verb(path)]
     last = main([
-        str(path), '--model', str(model), '--dataset', str(rows), '--max_steps', '2', '--max_length', '64',
-        '--packing_length', '64', '--gradient_accumulation_steps', '1', '--save_steps', '2', '--warmup_steps', '0',
-        '--lr_scheduler_type', 'constant', '--report_to', 'none', '--lint', 'warn',
+        str(path), '--model', str(model), '--dataset', str(judged(rows, path.stem)), '--max_steps', '2',
+        '--max_length', '64', '--packing_length', '64', '--gradient_accumulation_steps', '1', '--save_steps', '2',
+        '--warmup_steps', '0', '--lr_scheduler_type', 'constant', '--report_to', 'none', '--lint', 'warn',
         '--output_dir', str(tmp_path / 'out'),
     ])  # fmt: skip
     assert (Path(last) / 'manifest.json').exists()
