@@ -64,7 +64,7 @@ class Step:
         """How far the step is from the plain path with each kernel alone, and with all."""
         with self._without(self._names()):
             true = self.computed(self._splits()[-1])
-        for name in self._names():
+        for name in sorted(self._names()):
             with self._without(self._names() - {name}):
                 yield 'packing' if name == 'attention' else name, farther(self.computed(), true)
         yield 'all kernels', farther(self.computed(), true)
