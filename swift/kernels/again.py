@@ -57,6 +57,8 @@ _noted: ContextVar[dict[int, Recipe] | None] = ContextVar('noted', default=None)
 
 def note(made: Tensor, make: Callable[[], Tensor]) -> Tensor:
     """Tell that ``make()`` gives ``made`` again, from tensors that its own gradient keeps. Returns ``made``."""
+    if torch.compiler.is_compiling():  # what is compiled chooses by itself what to keep
+        return made
     noted = _noted.get()
     if noted is not None and made.requires_grad and made.is_contiguous():
         place = made.data_ptr()

@@ -40,7 +40,7 @@ class Runner:
         self.model, self.settings = model, settings
         unwrap: Any = getattr(model, 'get_base_model', None)  # a peft model has one
         self.base = cast(PreTrainedModel, unwrap() if unwrap else model)
-        self._use_cache = self.base.config.use_cache
+        self._use_cache = getattr(self.base.config, 'use_cache', None)  # encoders have none
         self.base.config.use_cache = False
         self.device = next(model.parameters()).device
         self._reader = None if readout is None else Reader(self.base, readout)
@@ -64,7 +64,8 @@ class Runner:
     def close(self) -> None:
         """Give the model back as it came."""
         detach(self.model)
-        self.base.config.use_cache = self._use_cache
+        if self._use_cache is not None:
+            self.base.config.use_cache = self._use_cache
 
     # ------------------------------------------------------------------------------------------------- building
     def _pack_sequences(self) -> str | None:
