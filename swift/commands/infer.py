@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from swift.commands import configs
 from swift.commands.configs import InferConfig
 from swift.commands.inherit import split_adapter
-from swift.commands.results import Results, result_path
+from swift.commands.results import Results, rows_to_answer, write
 from swift.core.errors import ConfigError, DataError, RowError
 from swift.core.log import say
 from swift.engines.protocol import InferRequest, RequestConfig
@@ -168,22 +168,9 @@ def answer_dataset(engine: TransformersEngine, cfg: InferConfig) -> list[dict[st
     Raises:
         DataError: after all rows: some could not be answered. They are in the file with their error.
     """
-    from swift import data
-    from swift.data.progress import track
-    from swift.data.stream import Stream
-
-    loaded = data.load(cfg.data, use_hf=cfg.model.use_hf, token=cfg.model.hub_token, answers=False)
-    dataset = loaded.train if loaded.val is None else loaded.val
-    if dataset is None or isinstance(dataset, Stream):
-        raise ConfigError('--streaming: leave it out; infer reads rows as it goes')
-    total = len(dataset) if cfg.engine.val_dataset_sample is None else min(len(dataset), cfg.engine.val_dataset_sample)
-    path = result_path(cfg)
-    say(f'{total} rows > {path}{", after the answers that it holds already" if path.is_file() else ""}')
-    started, rows = time.monotonic(), []
-    with Results(path, cfg.engine.write_batch_size) as results:
-        for row in track(_answered(engine, cfg, dataset, total), 'answers', total=total):
-            rows.append(row)
-            results.add(row)
+    dataset, total = rows_to_answer(cfg)
+    started = time.monotonic()
+    rows = write(cfg, _answered(engine, cfg, dataset, total), total, 'answers')
     seconds = time.monotonic() - started
     tokens, failed = engine.engine.stats()['answer_tokens'], [row for row in rows if 'error' in row]
     say(f'{total - len(failed)} answers, {tokens:.0f} tokens in {seconds:.1f} s ({tokens / seconds:.1f} tokens/s)')

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.commands.prepare import Prepared
 from swift.core import cache
 from swift.core.errors import ConfigError
-from swift.core.types import Objective, Prepares
+from swift.core.types import Objective
 
 if TYPE_CHECKING:
     from swift.commands.configs import RlhfConfig
@@ -40,7 +41,7 @@ def load(
     if not folder.exists():
         batches = (batch for each in rows for batch in _everything(each))
         precomputed.compute(folder, batches, _of(cfg, ready, backend), beat=beat)
-    return precomputed.Precomputed(folder, _of(cfg, ready, backend) if isinstance(objective, Prepares) else None)
+    return precomputed.Precomputed(folder, partial(_of, cfg, ready, backend))
 
 
 def facts(cfg: RlhfConfig, ready: Prepared) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from swift.commands.configs import InferConfig
 from swift.commands.inherit import split_adapter
 from swift.core import files
+from swift.core.errors import ConfigError
+from swift.core.log import say
 
 FLUSH = 10.0  # seconds after which answers are written although write_batch_size is not reached
 
@@ -22,6 +25,40 @@ def result_path(cfg: InferConfig) -> Path:
     chosen = split_adapter(cfg.model.adapters[0])[1] if cfg.model.adapters else cfg.model.model
     place = Path(chosen) if Path(chosen, 'args.json').is_file() else Path('result', Path(chosen).name)
     return place / 'infer_result' / f'{datetime.now():%Y%m%d-%H%M%S}.jsonl'
+
+
+def rows_to_answer(cfg: InferConfig) -> tuple[Any, int]:
+    """The dataset to answer, and how many of its rows.
+
+    Raises:
+        ConfigError: it is streamed.
+    """
+    from swift import data
+    from swift.data.stream import Stream
+
+    loaded = data.load(cfg.data, use_hf=cfg.model.use_hf, token=cfg.model.hub_token, answers=False)
+    dataset = loaded.train if loaded.val is None else loaded.val
+    if dataset is None or isinstance(dataset, Stream):
+        raise ConfigError('--streaming: leave it out; infer reads rows as it goes')
+    most = cfg.engine.val_dataset_sample
+    return dataset, len(dataset) if most is None else min(len(dataset), most)
+
+
+def write(cfg: InferConfig, answers: Iterable[dict[str, Any]], total: int, what: str) -> list[dict[str, Any]]:
+    """Append ``answers`` to the result file as they come, under a progress bar; they are returned, too.
+
+    Args:
+        what: names them beside the bar.
+    """
+    from swift.data.progress import track
+
+    path, rows = result_path(cfg), []
+    say(f'{total} rows > {path}{", after the answers that it holds already" if path.is_file() else ""}')
+    with Results(path, cfg.engine.write_batch_size) as results:
+        for row in track(answers, what, total=total):
+            rows.append(row)
+            results.add(row)
+    return rows
 
 
 class Results:

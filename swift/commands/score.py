@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from swift.commands import prepare
 from swift.commands.configs import InferConfig
 from swift.commands.inherit import split_adapter
-from swift.commands.results import Results, result_path
+from swift.commands.results import rows_to_answer, write
 from swift.core.errors import ConfigError, DataError, RowError
 from swift.core.log import say
 from swift.core.types import Builder, Encoded, Message, Outputs, Sample
@@ -215,22 +215,9 @@ def _row(sample: Sample | None, each: Encoded | None) -> Row:
 
 
 def _answer_dataset(cfg: InferConfig, reading: Reading) -> list[Row]:
-    from swift import data
-    from swift.data.progress import track
-    from swift.data.stream import Stream
-
-    loaded = data.load(cfg.data, use_hf=cfg.model.use_hf, token=cfg.model.hub_token, answers=False)
-    dataset = loaded.train if loaded.val is None else loaded.val
-    if dataset is None or isinstance(dataset, Stream):
-        raise ConfigError('--streaming: leave it out; infer reads rows as it goes')
-    total = len(dataset) if cfg.engine.val_dataset_sample is None else min(len(dataset), cfg.engine.val_dataset_sample)
-    path = result_path(cfg)
-    say(f'{total} rows > {path}')
-    started, rows = time.monotonic(), []
-    with Results(path, cfg.engine.write_batch_size) as results:
-        for row in track(reading.answers(_samples(dataset, total)), 'rows', total=total):
-            rows.append(row)
-            results.add(row)
+    dataset, total = rows_to_answer(cfg)
+    started = time.monotonic()
+    rows = write(cfg, reading.answers(_samples(dataset, total)), total, 'rows')
     failed = [row for row in rows if 'error' in row]
     say(f'{total - len(failed)} rows in {time.monotonic() - started:.1f} s')
     if measures := reading.measures():

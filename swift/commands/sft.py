@@ -124,7 +124,7 @@ def _train(
         steps = distillation.begin(cfg, ready, objective, backend, source)
         if resumed and cfg.train.resume_only_model:
             _take_weights(backend, resumed)
-        summary.model(backend, ready.builder.info, prefixes=source.lint.stats.repeated > 0)
+        summary.model(backend, ready.builder.info, shared=source.lint.stats.shared)
         now = _fingerprint(cfg, ready, pace, backend, started)
         save = resume.saver(
             run, backend, steps,
@@ -331,7 +331,7 @@ def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
         autocast=wanted if wanted != builder.info.dtype else None,
         max_grad_norm=train.max_grad_norm,
         gradient_checkpointing=bool(train.gradient_checkpointing),
-        selective_recompute=_recomputes(cfg),
+        selective_recompute=bool(train.selective_recompute),
         neftune_alpha=train.neftune_noise_alpha or 0.0,
         attn_impl=cfg.model.attn_impl,
         kernels=switch.wanted(train.kernels),
@@ -340,12 +340,6 @@ def _settings(cfg: SftConfig, ready: Prepared, builder: Builder) -> Settings:
         kernel_check=train.kernel_check,
         prefix_sharing=cfg.reference.prefix_sharing if isinstance(cfg, configs.RlhfConfig) else True,
     )
-
-
-def _recomputes(cfg: SftConfig) -> bool:
-    """Whether norms and gates are made again: it costs adapters nothing, full training 3 % of its time."""
-    asked = cfg.train.selective_recompute
-    return cfg.tuner.tuner_type != 'full' if asked is None else asked
 
 
 def device(*, use_cpu: bool) -> str:

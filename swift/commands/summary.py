@@ -25,13 +25,7 @@ def data(source: Any, evaluation: Any, ready: Prepared) -> None:
     for note in ready.template.notes:
         logger.info(note)
     _line('rows', source.account)
-    stats = source.lint.stats
-    _line('tokens', stats)
-    if stats.repeated:
-        sooner = 1 / (1 - stats.shared)
-        _line(
-            'prefixes', f'{stats.shared:.0%} of the tokens are shared beginnings: computed once, {sooner:.1f}x sooner'
-        )
+    _line('tokens', source.lint.stats)
     if evaluation is not None:
         _line('evaluation', evaluation.account)
         if overlap := evaluation.overlap(source):
@@ -66,8 +60,8 @@ def _first_samples(rows: Any) -> Any:
             yield sample
 
 
-def model(backend: TorchBackend, info: ModelInfo, *, prefixes: bool) -> None:
-    """What was loaded, how much of it learns, and whether it computes ``prefixes``, which the rows have, once."""
+def model(backend: TorchBackend, info: ModelInfo, *, shared: float) -> None:
+    """What was loaded, how much of it learns, and what becomes of the ``shared`` part of all tokens: beginnings."""
     total = sum(p.numel() for p in backend.model.parameters())
     learning = sum(p.numel() for p in backend.trained.values())
     _line('model', f'{info.id} ({info.architecture}, {info.dtype}) on {backend.device}')
@@ -76,10 +70,16 @@ def model(backend: TorchBackend, info: ModelInfo, *, prefixes: bool) -> None:
         _line('optimizer', 'steps within the backward pass wherever a step is one micro-batch')
     names = (f'{each.name} ({each.count})' if each.count > 1 else each.name for each in backend.kernels)
     _line('kernels', f'{", ".join(names) or "none"}{_no_compiler()}')
-    if prefixes and (reason := backend.runner.unshared_reason()):
-        _line('prefixes', f'computed again for each sequence: {reason}')
+    if shared:
+        _line('prefixes', f'{shared:.0%} of the tokens are shared beginnings: {_once(backend, shared)}')
     if backend.unpacked_reason:
         _line('packing', f'one sequence at a time: {backend.unpacked_reason}')
+
+
+def _once(backend: TorchBackend, shared: float) -> str:
+    if reason := backend.runner.unshared_reason():
+        return f'computed again for each sequence: {reason}'
+    return f'computed once, up to {1 / (1 - shared):.1f}x sooner'
 
 
 def _no_compiler() -> str:

@@ -31,7 +31,7 @@ def rungs(get: Callable[[str], Any]) -> Iterator[Rung]:
                 {'max_tokens_per_batch': tokens // share},
                 partial(_smaller, most=tokens // share),
             )
-    if full and not get('selective_recompute') and not get('gradient_checkpointing'):
+    if not get('selective_recompute') and not get('gradient_checkpointing'):
         yield Rung('--selective_recompute true', {'selective_recompute': True})
     if not get('gradient_checkpointing'):
         yield Rung('--gradient_checkpointing true', {'gradient_checkpointing': True})

@@ -74,7 +74,7 @@ class TrainArgs:
     """Recompute activations in the backward pass; None: only when memory needs it."""
     selective_recompute: bool | None = None
     """Compute norms and gated products again in the backward pass instead of keeping them: the same bits, a third
-    less activations; None: with adapters, and where memory is foreseen to get scarce."""
+    less activations, 3 % slower; None: only where memory is foreseen to get scarce."""
     gradient_checkpointing_kwargs: dict | str | None = None
     """Options of recomputation, as JSON: {"use_reentrant": false}."""
     kernels: list[str] = field(default_factory=lambda: ['auto'])

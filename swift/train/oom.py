@@ -29,7 +29,7 @@ FIXES = (  # the cheapest first
         '--optim adamw_8bit: a quarter of the optimizer memory, nearly the same training'),
     Fix(lambda f: not f.get('max_tokens_per_batch') and (f.get('per_device_train_batch_size') or 1) > 1,
         '--per_device_train_batch_size 1 with --gradient_accumulation_steps times as high: the same training, slower'),
-    Fix(lambda f: f.get('tuner_type') == 'full' and not any(f.get(n) for n in RECOMPUTES),
+    Fix(lambda f: not any(f.get(n) for n in RECOMPUTES),
         '--selective_recompute true: a third less activations, the same training, 3 % slower'),
     Fix(lambda f: not f.get('gradient_checkpointing'),
         '--gradient_checkpointing true: the same training, about a third slower'),

@@ -23,22 +23,29 @@ FILE = 'logps.npz'
 
 
 class Precomputed:
-    """A reference that knows the rows it was given; other rows go to ``rest``, if there is one."""
+    """A reference that knows the rows it was given; the first other row has ``make`` build one that computes them.
 
-    def __init__(self, folder: Path, rest: Reference | None = None):
+    Other rows are those that an objective makes itself: prompts with the answers of other prompts.
+    """
+
+    def __init__(self, folder: Path, make: Callable[[], Reference]):
         files.verify(folder)
         with np.load(folder / FILE) as saved:
             starts, self._values = saved['starts'].tolist(), saved['values']
             self._place = {int(key): (a, b) for key, a, b in zip(saved['keys'], starts, starts[1:], strict=False)}
-        self._rest = rest
+        self._make = make
+        self._rest: Reference | None = None
 
     def __call__(self, batches: list[Batch]) -> list[Tensor]:
         found = [self._look_up(batch) for batch in batches]
         unknown = [batch for batch, values in zip(batches, found, strict=True) if values is None]
-        if unknown and self._rest is None:
-            raise KeyError(f'no reference log-probs were computed for {unknown[0].origins[:1]}')
-        more = iter(self._rest(unknown) if unknown and self._rest else ())
+        more = iter(self._others(unknown) if unknown else ())
         return [next(more) if values is None else values for values in found]
+
+    def _others(self, batches: list[Batch]) -> list[Tensor]:
+        if self._rest is None:
+            self._rest = self._make()
+        return self._rest(batches)
 
     def _look_up(self, batch: Batch) -> Tensor | None:
         parts: list[np.ndarray] = []

@@ -52,7 +52,12 @@ def continued(builder: Builder, folders: list[str]) -> Builder:
 
 
 def add_frozen(model: PeftModel, folder: str, name: str) -> None:
-    """Put a saved adapter beside the one that is trained; it is at work only when it is chosen, and never learns."""
+    """Put a saved adapter beside the one that is trained; it is at work only when it is chosen, and never learns.
+
+    One that is there already is left as it is.
+    """
+    if name in model.peft_config:
+        return
     model.load_adapter(folder, name, is_trainable=False, autocast_adapter_dtype=False)
 
 

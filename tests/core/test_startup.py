@@ -1,6 +1,5 @@
 """Shortcuts at the start change when things happen, never what is there afterwards."""
 
-import gc
 import subprocess
 import sys
 
@@ -34,4 +33,8 @@ startup.calm()
 print(gc.isenabled(), gc.get_threshold()[0] > 700)
 """
     assert _run(program) == 'True True'
-    assert gc.get_threshold()[0] <= 2000  # this process is left alone
+
+
+def test_importing_the_package_leaves_the_collector_alone():
+    program = 'import gc; before = gc.get_threshold(); import swift.train.trainer; print(gc.get_threshold() == before)'
+    assert _run(program) == 'True'

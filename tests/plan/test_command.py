@@ -44,7 +44,7 @@ def test_a_plan_that_does_not_fit_ends_with_77_and_a_ladder(tmp_path, capsys, mo
     code, found = plan_of(capsys, '--model', str(model), '--dataset', str(rows), '--memory', '1MiB')
     assert code == 77
     assert not found['fits']
-    assert [step['change'] for step in found['ladder']] == ['--gradient_checkpointing true']
+    assert [step['change'] for step in found['ladder']] == ['--selective_recompute true']
     assert found['seconds'] > 0
 
 
