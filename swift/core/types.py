@@ -326,8 +326,23 @@ class Builder:
 
 # ------------------------------------------------------------------------------------------------------ answers
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must be: tokens that cannot lead there are never chosen.
+
+    ``text`` by ``kind``: 'json' a JSON schema; 'regex' a regular expression that matches the whole answer; 'choice' a
+    JSON list of strings, one of which is the answer; 'lark' a grammar in llguidance's dialect of Lark.
+    """
+
+    kind: Literal['json', 'regex', 'choice', 'lark']
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose tokens. ``temperature`` 0 is greedy; ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 are off."""
+    """How to choose tokens. ``temperature`` 0 is greedy; ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 are off.
+
+    ``logprobs`` and ``prompt_logprobs``: None for none; k for those of the tokens that are there and of the k likeliest.
+    """
 
     max_tokens: int = 512
     temperature: float = 0.0
@@ -340,8 +355,10 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     seed: int | None = None
-    logprobs: int | None = None  # None: none; k: the chosen token's and the k most likely ones
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
     n: int = 1
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,13 +382,18 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of an answer as it streams. The last piece of choice ``index`` carries ``finish``."""
+    """A piece of an answer as it streams. The last piece of choice ``index`` carries ``finish``.
+
+    ``prompt_logprobs`` comes once, with the first piece of choice 0, where asked for: one for each token of the prompt
+    after its first, which nothing predicts.
+    """
 
     index: int
     text: str
     ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Literal['stop', 'length', 'abort', 'error'] | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 # -------------------------------------------------------------------------------------------------------- seams
