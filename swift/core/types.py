@@ -341,7 +341,7 @@ class Grammar:
 class Sampling:
     """How to choose tokens. ``temperature`` 0 is greedy; ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 are off.
 
-    ``logprobs`` and ``prompt_logprobs``: None for none; k for those of the tokens that are there and of the k likeliest.
+    ``logprobs`` and ``prompt_logprobs``: None for none; k for those of the tokens themselves and of the k likeliest.
     """
 
     max_tokens: int = 512
