@@ -177,10 +177,11 @@ def _rewritten(cfg: RlhfConfig, ready: Prepared, backend: TorchBackend, source: 
 
 
 def _writer(ready: Prepared, student: Runner, lend: Lend) -> Write:
-    from swift.engines.native import chat, together
+    from swift.engines import chat
+    from swift.engines.native import together
     from swift.engines.native.scheduler import Limits
 
-    stops = (*ready.template.stop_ids, *chat.end_ids(student.base.generation_config))
+    stops = (*ready.template.stop_ids, *chat.end_ids(student.base.generation_config.eos_token_id))
     limits = Limits(ready.max_length, max_batch_size=AT_ONCE)
 
     def write(requests: Sequence[Request]) -> list[tuple[int, ...]]:

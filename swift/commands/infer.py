@@ -22,7 +22,7 @@ from swift.core.log import say
 from swift.engines.protocol import InferRequest, RequestConfig
 
 if TYPE_CHECKING:
-    from swift.engines.native.api import TransformersEngine
+    from swift.engines.api import ChatEngine
 
 
 def infer_main(args: Any = None) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def main(cfg: InferConfig) -> list[dict[str, Any]]:
         engine.close()
 
 
-def open_engine(cfg: InferConfig) -> TransformersEngine:
+def open_engine(cfg: InferConfig) -> ChatEngine:
     """The engine with the model, template and adapters of the configuration.
 
     Raises:
@@ -99,7 +99,7 @@ def request_config(cfg: InferConfig) -> RequestConfig:
 
 
 # ------------------------------------------------------------------------------------------------ chat and prompts
-def chat(engine: TransformersEngine, cfg: InferConfig) -> list[dict[str, Any]]:
+def chat(engine: ChatEngine, cfg: InferConfig) -> list[dict[str, Any]]:
     """Talk with the user. With --result_path every answer is kept there."""
     from swift.engines.terminal import Chat
 
@@ -121,7 +121,7 @@ def _keep(cfg: InferConfig, rows: list[dict[str, Any]]) -> None:
                 results.add(row)
 
 
-def answer_prompts(engine: TransformersEngine, cfg: InferConfig, prompts: list[str]) -> list[dict[str, Any]]:
+def answer_prompts(engine: ChatEngine, cfg: InferConfig, prompts: list[str]) -> list[dict[str, Any]]:
     """Answer each prompt on standard output: as it grows in a terminal, else together."""
     config = request_config(cfg)
     requests = [InferRequest([{'role': 'user', 'content': prompt}]) for prompt in prompts]
@@ -162,7 +162,7 @@ def _prompts(cfg: InferConfig) -> list[str] | None:
 
 
 # --------------------------------------------------------------------------------------------------------- dataset
-def answer_dataset(engine: TransformersEngine, cfg: InferConfig) -> list[dict[str, Any]]:
+def answer_dataset(engine: ChatEngine, cfg: InferConfig) -> list[dict[str, Any]]:
     """Answer every row and write the answers, in order, to a jsonl file.
 
     Raises:
@@ -181,7 +181,7 @@ def answer_dataset(engine: TransformersEngine, cfg: InferConfig) -> list[dict[st
     return rows
 
 
-def _answered(engine: TransformersEngine, cfg: InferConfig, dataset: Any, total: int) -> Iterator[dict[str, Any]]:
+def _answered(engine: ChatEngine, cfg: InferConfig, dataset: Any, total: int) -> Iterator[dict[str, Any]]:
     """The result of each row, in order. Rows are read while others are answered."""
     config = replace(request_config(cfg), stream=False)
     under_way: deque[dict[str, Any]] = deque()  # rows without their answers; those that cannot be read have an error

@@ -64,6 +64,8 @@ class RequestConfig:
     return_details: bool = False
     """Return the token ids of prompt and answer as well."""
     structured_outputs_regex: str | None = None
+    ignore_eos: bool = False
+    """Go on after the model's end tokens, up to ``max_tokens``."""
 
 
 @dataclass(frozen=True)

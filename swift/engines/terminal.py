@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from swift.core.errors import SwiftError, did_you_mean
-from swift.engines.native.api import TransformersEngine
+from swift.engines.api import ChatEngine
 from swift.engines.protocol import InferRequest, RequestConfig
 
 BASE = 'base'  # the adapter's name that means none
@@ -34,7 +34,7 @@ class Chat:
 
     def __init__(
         self,
-        engine: TransformersEngine,
+        engine: ChatEngine,
         config: RequestConfig,
         *,
         read: Callable[[str], str] = lambda prompt: input(prompt),

@@ -8,7 +8,7 @@ cache.py      select, trim, join          rows of the KV cache
 together.py   answer                      all requests at once, without the thread: for training
 sample.py     choose                      logits become tokens
 answer.py     accept                      a token joins its answer;  text.py  tokens become text
-api.py        TransformersEngine          messages in, chat completions out;  chat.py  the words of that API
+api.py        TransformersEngine          a model loaded from its folder, with the chat API of engines/api.py
 """
 
 from typing import Any

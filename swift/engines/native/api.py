@@ -1,50 +1,28 @@
-"""``TransformersEngine``: messages in, chat completions out. The class that scripts and commands hold.
-
-InferRequest --template.prompt--> Request --NativeEngine--> pieces --chat.collect--> ChatCompletionResponse
-"""
+"""``TransformersEngine``: a ``ChatEngine`` that loads a model of transformers and answers with it in this process."""
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from swift.core.errors import ConfigError
-from swift.core.types import Builder, ModelInfo, Piece, Request, Template
-from swift.data.progress import track
-from swift.engines.native import chat
+from swift.core.types import Builder, ModelInfo, Template
+from swift.engines import chat
+from swift.engines.api import BATCH, ChatEngine
 from swift.engines.native.engine import NativeEngine
 from swift.engines.native.scheduler import Limits
-from swift.engines.protocol import (
-    AdapterRequest,
-    ChatCompletionResponse,
-    ChatCompletionStreamResponse,
-    InferRequest,
-    RequestConfig,
-)
 from swift.models.args import ModelArgs
 
-BATCH = 16  # answers at once where nothing is said
 UNLIMITED = 1 << 20
-AHEAD = 4  # batches of requests that ``answers`` keeps queued, so that no row of a batch stays empty
 
 
-class _Begun(NamedTuple):
-    """A request that is queued, and where its pieces come."""
-
-    request: Request
-    config: RequestConfig
-    pieces: Iterator[Piece]
-
-
-class TransformersEngine:
-    """Answers conversations with a model of transformers.
+class TransformersEngine(ChatEngine):
+    """Answers conversations with a model of transformers, in this process.
 
     Args:
         model: A model id, a folder, a ``Builder`` of ``models.load``, or a model in memory.
@@ -94,164 +72,25 @@ class TransformersEngine:
         )
         quantization = {} if quantization_config is None else {'quantization_config': quantization_config}
         builder = _builder(model, args, template, {**quantization, **(model_kwargs or {})})
-        self.template = template or _template(builder, template_type)
-        self._stop_text = getattr(self.template, 'stop_text', '')  # of templates whose answers end with no token
-        self.model_name = Path(builder.info.id).name
-        self._style = chat.Style(self.model_name, self.template.decode, response_prefix or '')
-        self.max_model_len = builder.info.max_model_len
+        template = template or _template(builder, template_type)
         built = _place(builder.build())
-        self._defaults = built.generation_config
-        self._special = builder.tokenizer.get_added_vocab() if builder.tokenizer is not None else {}
-        self._limits = Limits(self.max_model_len, UNLIMITED if max_batch_size < 1 else max_batch_size)
-        self.engine = NativeEngine(
-            built,
-            decode=self.template.decode,
-            stop_ids=(*self.template.stop_ids, *chat.end_ids(self._defaults)),
-            limits=self._limits,
+        defaults = chat.Defaults.of(built.generation_config)
+        limits = Limits(builder.info.max_model_len, UNLIMITED if max_batch_size < 1 else max_batch_size)
+        engine = NativeEngine(built, decode=template.decode, limits=limits)
+        super().__init__(
+            engine,
+            template,
+            model_name=Path(builder.info.id).name,
+            max_model_len=limits.max_model_len,
+            defaults=defaults,
+            special=builder.tokenizer.get_added_vocab() if builder.tokenizer is not None else {},
+            response_prefix=response_prefix,
+            default_adapter=engine.adapters[0] if engine.adapters else None,
+            max_batch_size=limits.max_batch_size,
         )
-        self._ids = itertools.count()
-        self.default_adapter: str | None = self.engine.adapters[0] if self.engine.adapters else None
         for name, path in zip(_names(adapters or (), adapter_names), adapters or (), strict=True):
-            self.engine.load_adapter(name, _fetch(path, args))
+            engine.load_adapter(name, _fetch(path, args))
             self.default_adapter = self.default_adapter or name
-
-    # ------------------------------------------------------------------------------------------------- established
-    def infer(
-        self,
-        infer_requests: Sequence[InferRequest],
-        request_config: RequestConfig | None = None,
-        metrics: Sequence[Any] | None = None,
-        *,
-        use_tqdm: bool | None = None,
-        adapter_request: AdapterRequest | None = None,
-    ) -> list[ChatCompletionResponse] | list[Iterator[ChatCompletionStreamResponse]]:
-        """Answer all requests together.
-
-        Args:
-            metrics: Objects whose ``update`` is called with each response.
-            use_tqdm: False hides the progress bar.
-
-        Returns:
-            One response per request, in their order; with ``request_config.stream`` one iterator per request.
-
-        Raises:
-            SwiftError: the first request that cannot be answered; the others are aborted.
-        """
-        config = request_config or RequestConfig()
-        if config.stream:
-            return [self.stream(request, config, adapter=self._adapter(adapter_request)) for request in infer_requests]
-        asked = ((request, config) for request in infer_requests)
-        found = self.answers(asked, adapter=self._adapter(adapter_request))
-        if use_tqdm is not False and len(infer_requests) > 1:
-            found = track(found, 'answers', total=len(infer_requests))
-        responses = []
-        for response in found:
-            if isinstance(response, Exception):
-                raise response
-            responses.append(response)
-            for metric in metrics or ():
-                metric.update(response)
-        return responses
-
-    async def infer_async(
-        self,
-        infer_request: InferRequest,
-        request_config: RequestConfig | None = None,
-        *,
-        adapter_request: AdapterRequest | None = None,
-        pre_infer_hook: Any = None,
-    ) -> ChatCompletionResponse | AsyncIterator[ChatCompletionStreamResponse]:
-        """Answer one request; calls that overlap share batches. With ``stream`` the pieces as they come."""
-        config = request_config or RequestConfig()
-        if pre_infer_hook is not None:
-            raise ConfigError('pre_infer_hook: not built; change the InferRequest before you pass it')
-        request = self.request(infer_request, config, adapter=self._adapter(adapter_request))
-        pieces = self.engine.submit(request)
-        if config.stream:
-            chunks = self._chunks(request)
-            return (chunks.make(piece) async for piece in pieces)
-        return self._collect([piece async for piece in pieces], request, config)
-
-    # -------------------------------------------------------------------------------------------------------- ours
-    def answers(
-        self, asked: Iterable[tuple[InferRequest, RequestConfig]], *, adapter: str | None = None
-    ) -> Iterator[ChatCompletionResponse | Exception]:
-        """Responses in the order of ``asked``, which is read as answers come: it may be any length.
-
-        A request that cannot be answered gives its exception in its place. Closing the iterator aborts what is open.
-        """
-        window = AHEAD * min(self._limits.max_batch_size, BATCH * AHEAD)
-        pending: deque[_Begun | Exception] = deque()
-        try:
-            for request, config in asked:
-                pending.append(self._begin(request, config, adapter))
-                if len(pending) >= window:
-                    yield self._finish(pending.popleft())
-            while pending:
-                yield self._finish(pending.popleft())
-        finally:
-            for begun in pending:
-                if isinstance(begun, _Begun):
-                    self.engine.abort(begun.request.id)
-
-    def _begin(self, infer_request: InferRequest, config: RequestConfig, adapter: str | None) -> _Begun | Exception:
-        """Queue a request."""
-        try:
-            request = self.request(infer_request, config, adapter=adapter)
-            return _Begun(request, config, self.engine.stream(request))
-        except Exception as error:
-            return error
-
-    def _finish(self, begun: _Begun | Exception) -> ChatCompletionResponse | Exception:
-        """Wait for a request that was queued."""
-        if isinstance(begun, Exception):
-            return begun
-        try:
-            return self._collect(begun.pieces, begun.request, begun.config)
-        except Exception as error:
-            return error
-
-    def stream(
-        self, infer_request: InferRequest, config: RequestConfig, *, adapter: str | None = None
-    ) -> Iterator[ChatCompletionStreamResponse]:
-        """The pieces of one response. Closing the iterator aborts the request."""
-        request = self.request(infer_request, config, adapter=adapter)
-        pieces = self.engine.stream(request)  # queued now, not when the first piece is asked for
-        chunks = self._chunks(request)
-        return (chunks.make(piece) for piece in pieces)
-
-    def request(self, infer_request: InferRequest, config: RequestConfig, *, adapter: str | None = None) -> Request:
-        """The tokens to continue and how. ``adapter`` None means the engine's default, '' the model without any.
-
-        Raises:
-            RowError: the conversation cannot be rendered.
-            RequestError: something is asked for that is not built.
-        """
-        messages, tools = chat.conversation(infer_request)
-        prompt = self.template.prompt(messages, tools=tools, **infer_request.chat_template_kwargs)
-        longest = max(1, self.max_model_len - len(prompt))
-        sampling = chat.sampling(config, self._defaults, longest=longest, special=self._special)
-        if self._stop_text:
-            sampling = replace(sampling, stop=(*sampling.stop, self._stop_text))
-        chosen = self.default_adapter if adapter is None else adapter or None
-        return Request(f'r{next(self._ids)}', tuple(prompt), sampling, chosen)
-
-    def close(self) -> None:
-        """Abort what is open and free the model."""
-        self.engine.close()
-
-    def _adapter(self, request: AdapterRequest | None) -> str | None:
-        if request is None:
-            return None
-        if request.name not in self.engine.adapters:
-            self.engine.load_adapter(request.name, Path(request.path))
-        return request.name
-
-    def _collect(self, pieces: Iterable[Any], request: Request, config: RequestConfig) -> ChatCompletionResponse:
-        return chat.collect(pieces, request.prompt_ids, config, self._style)
-
-    def _chunks(self, request: Request) -> chat.Chunks:
-        return chat.Chunks(len(request.prompt_ids), self._style)
 
 
 # ------------------------------------------------------------------------------------------------------------- parts

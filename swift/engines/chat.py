@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from swift.core.errors import RequestError
@@ -23,6 +25,34 @@ class Style:
     prefix: str = ''
 
 
+@dataclass(frozen=True)
+class Defaults:
+    """What a model's generation config says of how it answers; ``end_ids`` are its end tokens."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    end_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, config: Any) -> Defaults:
+        """Those of transformers' ``GenerationConfig``, or of the mapping in its file."""
+        said = config if isinstance(config, Mapping) else config.to_dict()
+        drawn = {name: said[name] for name in NUMBERS if said.get(name) is not None}
+        temperature = _first(said.get('temperature'), 1.0) if said.get('do_sample') else 0.0
+        return cls(temperature=temperature, end_ids=end_ids(said.get('eos_token_id')), **drawn)
+
+    @classmethod
+    def read(cls, folder: Path) -> Defaults:
+        """Those of a model folder: generation_config.json, and the end tokens of config.json where it has none."""
+        config = _json(folder / 'config.json')
+        ends = _first(config.get('eos_token_id'), (config.get('text_config') or {}).get('eos_token_id'))
+        return cls.of({'eos_token_id': ends, **_json(folder / 'generation_config.json')})
+
+
+NUMBERS = ('top_k', 'top_p', 'min_p', 'repetition_penalty')
 NOT_BUILT = {  # field -> values that ask for nothing
     'num_beams': (1, None),
     'length_penalty': (1.0, None),
@@ -47,11 +77,12 @@ def conversation(request: InferRequest) -> tuple[tuple[Message, ...], tuple[dict
     return turns, tuple(rows.tools(request.tools)) if request.tools else ()
 
 
-def sampling(config: RequestConfig, defaults: Any, *, longest: int, special: dict[str, int]) -> Sampling:
+def sampling(config: RequestConfig, defaults: Defaults, *, longest: int, special: Mapping[str, int]) -> Sampling:
     """How to choose tokens.
 
     Args:
-        defaults: transformers' generation config of the model: what it says counts where ``config`` says nothing.
+        defaults: of the model: what they say counts where ``config`` says nothing. Its end tokens end the answer,
+            unless ``config.ignore_eos``.
         longest: limit of tokens where ``config`` has none.
         special: tokens that are one id each; as stop words they are recognised by it.
 
@@ -63,31 +94,34 @@ def sampling(config: RequestConfig, defaults: Any, *, longest: int, special: dic
             raise RequestError(f'{name} {value!r}: not built yet', param=name)
     if config.best_of not in (None, config.n):
         raise RequestError(f'best_of {config.best_of}: not built yet; ask for n answers', param='best_of')
-    temperature = config.temperature
-    if temperature is None:  # a model whose own config does not draw is greedy
-        temperature = _first(defaults.temperature, 1.0) if defaults.do_sample else 0.0
     stop = config.stop or []
     return Sampling(
         max_tokens=_first(config.max_tokens, longest),
-        temperature=temperature,
-        top_k=_first(config.top_k, defaults.top_k, 0),
-        top_p=_first(config.top_p, defaults.top_p, 1.0),
-        min_p=_first(config.min_p, defaults.min_p, 0.0),
-        repetition_penalty=_first(config.repetition_penalty, defaults.repetition_penalty, 1.0),
+        temperature=_first(config.temperature, defaults.temperature),
+        top_k=_first(config.top_k, defaults.top_k),
+        top_p=_first(config.top_p, defaults.top_p),
+        min_p=_first(config.min_p, defaults.min_p),
+        repetition_penalty=_first(config.repetition_penalty, defaults.repetition_penalty),
         presence_penalty=config.presence_penalty,
         frequency_penalty=config.frequency_penalty,
         stop=tuple(word for word in stop if word not in special),
-        stop_ids=tuple(special[word] for word in stop if word in special),
+        stop_ids=(
+            *(special[word] for word in stop if word in special),
+            *(() if config.ignore_eos else defaults.end_ids),
+        ),
         seed=config.seed,
         logprobs=(config.top_logprobs or 0) if config.logprobs else None,
         n=config.n,
     )
 
 
-def end_ids(defaults: Any) -> tuple[int, ...]:
-    """End tokens of a generation config."""
-    ids = defaults.eos_token_id
+def end_ids(ids: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The ``eos_token_id`` of a generation config as end tokens."""
     return () if ids is None else tuple(ids) if isinstance(ids, Sequence) else (int(ids),)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
 
 
 def _first(*values: Any) -> Any:

@@ -1,0 +1,216 @@
+"""``ChatEngine``: messages in, chat completions out, over any engine. Scripts, commands and servers hold it.
+
+InferRequest --template.prompt--> Request --Engine--> pieces --chat.collect--> ChatCompletionResponse
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from swift.core.errors import ConfigError
+from swift.core.types import Engine, Piece, Request, Template
+from swift.data.progress import track
+from swift.engines import chat
+from swift.engines.protocol import (
+    AdapterRequest,
+    ChatCompletionResponse,
+    ChatCompletionStreamResponse,
+    InferRequest,
+    RequestConfig,
+)
+
+BATCH = 16  # answers at once where nothing is said
+AHEAD = 4  # batches of requests that ``answers`` keeps queued, so that no row of a batch stays empty
+
+
+class _Begun(NamedTuple):
+    """A request that is queued, and where its pieces come."""
+
+    request: Request
+    config: RequestConfig
+    pieces: Iterator[Piece]
+
+
+class ChatEngine:
+    """Answers conversations with an engine. Nothing here knows which one, or where it runs.
+
+    Args:
+        engine: Answers tokens with pieces.
+        template: How conversations become prompts, and tokens text.
+        model_name: What responses say answered them.
+        max_model_len: Tokens of a prompt with its answer.
+        defaults: What the model's generation config says.
+        special: Tokens that are one id each; as stop words they are recognised by it.
+        response_prefix: What the template already puts before each answer: shown as its beginning.
+        default_adapter: Answers every request that names no adapter.
+        max_batch_size: Answers that the engine decodes at once.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        template: Template,
+        *,
+        model_name: str,
+        max_model_len: int,
+        defaults: chat.Defaults | None = None,
+        special: Mapping[str, int] | None = None,
+        response_prefix: str | None = None,
+        default_adapter: str | None = None,
+        max_batch_size: int = BATCH,
+    ):
+        self.engine = engine
+        self.template = template
+        self.model_name = model_name
+        self.max_model_len = max_model_len
+        self.default_adapter = default_adapter
+        known = defaults or chat.Defaults()
+        self.defaults = replace(known, end_ids=tuple(dict.fromkeys((*template.stop_ids, *known.end_ids))))
+        self._special = special or {}
+        self._stop_text = getattr(template, 'stop_text', '')  # of templates whose answers end with no token
+        self._style = chat.Style(model_name, template.decode, response_prefix or '')
+        self._at_once = max_batch_size
+        self._ids = itertools.count()
+
+    # ------------------------------------------------------------------------------------------------- established
+    def infer(
+        self,
+        infer_requests: Sequence[InferRequest],
+        request_config: RequestConfig | None = None,
+        metrics: Sequence[Any] | None = None,
+        *,
+        use_tqdm: bool | None = None,
+        adapter_request: AdapterRequest | None = None,
+    ) -> list[ChatCompletionResponse] | list[Iterator[ChatCompletionStreamResponse]]:
+        """Answer all requests together.
+
+        Args:
+            metrics: Objects whose ``update`` is called with each response.
+            use_tqdm: False hides the progress bar.
+
+        Returns:
+            One response per request, in their order; with ``request_config.stream`` one iterator per request.
+
+        Raises:
+            SwiftError: the first request that cannot be answered; the others are aborted.
+        """
+        config = request_config or RequestConfig()
+        if config.stream:
+            return [self.stream(request, config, adapter=self._adapter(adapter_request)) for request in infer_requests]
+        asked = ((request, config) for request in infer_requests)
+        found = self.answers(asked, adapter=self._adapter(adapter_request))
+        if use_tqdm is not False and len(infer_requests) > 1:
+            found = track(found, 'answers', total=len(infer_requests))
+        responses = []
+        for response in found:
+            if isinstance(response, Exception):
+                raise response
+            responses.append(response)
+            for metric in metrics or ():
+                metric.update(response)
+        return responses
+
+    async def infer_async(
+        self,
+        infer_request: InferRequest,
+        request_config: RequestConfig | None = None,
+        *,
+        adapter_request: AdapterRequest | None = None,
+        pre_infer_hook: Any = None,
+    ) -> ChatCompletionResponse | AsyncIterator[ChatCompletionStreamResponse]:
+        """Answer one request; calls that overlap share batches. With ``stream`` the pieces as they come."""
+        config = request_config or RequestConfig()
+        if pre_infer_hook is not None:
+            raise ConfigError('pre_infer_hook: not built; change the InferRequest before you pass it')
+        request = self.request(infer_request, config, adapter=self._adapter(adapter_request))
+        pieces = self.engine.submit(request)
+        if config.stream:
+            chunks = self._chunks(request)
+            return (chunks.make(piece) async for piece in pieces)
+        return self._collect([piece async for piece in pieces], request, config)
+
+    # -------------------------------------------------------------------------------------------------------- ours
+    def answers(
+        self, asked: Iterable[tuple[InferRequest, RequestConfig]], *, adapter: str | None = None
+    ) -> Iterator[ChatCompletionResponse | Exception]:
+        """Responses in the order of ``asked``, which is read as answers come: it may be any length.
+
+        A request that cannot be answered gives its exception in its place. Closing the iterator aborts what is open.
+        """
+        window = AHEAD * min(self._at_once, BATCH * AHEAD)
+        pending: deque[_Begun | Exception] = deque()
+        try:
+            for request, config in asked:
+                pending.append(self._begin(request, config, adapter))
+                if len(pending) >= window:
+                    yield self._finish(pending.popleft())
+            while pending:
+                yield self._finish(pending.popleft())
+        finally:
+            for begun in pending:
+                if isinstance(begun, _Begun):
+                    self.engine.abort(begun.request.id)
+
+    def _begin(self, infer_request: InferRequest, config: RequestConfig, adapter: str | None) -> _Begun | Exception:
+        """Queue a request."""
+        try:
+            request = self.request(infer_request, config, adapter=adapter)
+            return _Begun(request, config, self.engine.stream(request))
+        except Exception as error:
+            return error
+
+    def _finish(self, begun: _Begun | Exception) -> ChatCompletionResponse | Exception:
+        """Wait for a request that was queued."""
+        if isinstance(begun, Exception):
+            return begun
+        try:
+            return self._collect(begun.pieces, begun.request, begun.config)
+        except Exception as error:
+            return error
+
+    def stream(
+        self, infer_request: InferRequest, config: RequestConfig, *, adapter: str | None = None
+    ) -> Iterator[ChatCompletionStreamResponse]:
+        """The pieces of one response. Closing the iterator aborts the request."""
+        request = self.request(infer_request, config, adapter=adapter)
+        pieces = self.engine.stream(request)  # queued now, not when the first piece is asked for
+        chunks = self._chunks(request)
+        return (chunks.make(piece) for piece in pieces)
+
+    def request(self, infer_request: InferRequest, config: RequestConfig, *, adapter: str | None = None) -> Request:
+        """The tokens to continue and how. ``adapter`` None means the engine's default, '' the model without any.
+
+        Raises:
+            RowError: the conversation cannot be rendered.
+            RequestError: something is asked for that is not built.
+        """
+        messages, tools = chat.conversation(infer_request)
+        prompt = self.template.prompt(messages, tools=tools, **infer_request.chat_template_kwargs)
+        longest = max(1, self.max_model_len - len(prompt))
+        sampling = chat.sampling(config, self.defaults, longest=longest, special=self._special)
+        if self._stop_text:
+            sampling = replace(sampling, stop=(*sampling.stop, self._stop_text))
+        chosen = self.default_adapter if adapter is None else adapter or None
+        return Request(f'r{next(self._ids)}', tuple(prompt), sampling, chosen)
+
+    def close(self) -> None:
+        """Abort what is open and free the model."""
+        self.engine.close()
+
+    def _adapter(self, request: AdapterRequest | None) -> str | None:
+        if request is None:
+            return None
+        if request.name not in self.engine.adapters:
+            self.engine.load_adapter(request.name, Path(request.path))
+        return request.name
+
+    def _collect(self, pieces: Iterable[Any], request: Request, config: RequestConfig) -> ChatCompletionResponse:
+        return chat.collect(pieces, request.prompt_ids, config, self._style)
+
+    def _chunks(self, request: Request) -> chat.Chunks:
+        return chat.Chunks(len(request.prompt_ids), self._style)
