@@ -79,6 +79,10 @@ class CorruptError(SwiftError):
     exit_code = 74
 
 
+class UnavailableError(SwiftError):
+    """Nothing can answer at the moment; the same request may be answered a little later."""
+
+
 class HangError(SwiftError):
     """Something made no progress within its budget."""
 
