@@ -12,10 +12,9 @@ import torch
 from swift.core.types import Piece, Request, TokenLogprob
 from swift.engines.native.sample import Draw
 from swift.engines.native.text import Detokenizer, StopFinder
+from swift.engines.waiting import Deliver
 
 Finish = Literal['stop', 'length', 'abort']
-Deliver = Callable[[Piece | BaseException | None], None]
-"""Where pieces go. An exception or None is the last thing delivered."""
 
 
 class WaiterGone(Exception):

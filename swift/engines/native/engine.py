@@ -6,27 +6,25 @@ plain one. Whatever goes wrong is raised where the answer is awaited; a dead eng
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
-import queue
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from swift.core.errors import ModelError, RequestError, SwiftError, did_you_mean
-from swift.core.types import Piece, Request, Sampling
-from swift.engines.native.answer import Deliver
+from swift.core.types import Request, Sampling
 from swift.engines.native.runner import Runner
 from swift.engines.native.scheduler import Limits, Scheduler
 from swift.engines.native.worker import Worker
+from swift.engines.waiting import Deliver, Waiting
 
 
-class NativeEngine:
+class NativeEngine(Waiting):
     """Implements ``core.types.Engine``.
 
     Args:
@@ -62,49 +60,8 @@ class NativeEngine:
         self._dropped = weakref.finalize(self, _stop_quietly, self._worker)  # frees the model
 
     # --------------------------------------------------------------------------------------------------- requests
-    def submit(self, request: Request) -> AsyncIterator[Piece]:
-        """Queue a request now. Leaving the iterator early, or cancelling its task, aborts the request.
-
-        Raises:
-            RequestError: the request is not valid.
-            SwiftError: the engine is closed or dead; while iterating: whatever the request failed with.
-        """
-        pieces: asyncio.Queue = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        self._enqueue(request, lambda item: loop.call_soon_threadsafe(pieces.put_nowait, item))
-        return self._relay(request.id, pieces)
-
-    async def _relay(self, id: str, pieces: asyncio.Queue) -> AsyncIterator[Piece]:
-        with self._aborting(id):
-            while (item := await pieces.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-
-    def stream(self, request: Request) -> Iterator[Piece]:
-        """``submit`` for callers without an event loop."""
-        pieces: queue.SimpleQueue = queue.SimpleQueue()
-        self._enqueue(request, pieces.put)
-        return self._drain(request.id, pieces)
-
-    def _drain(self, id: str, pieces: queue.SimpleQueue) -> Iterator[Piece]:
-        with self._aborting(id):
-            while (item := pieces.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-
-    @contextlib.contextmanager
-    def _aborting(self, id: str) -> Iterator[None]:
-        """Abort the request if its waiter leaves before the end."""
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(SwiftError):
-                self.abort(id)
-            raise
-
-    def _enqueue(self, request: Request, deliver: Deliver) -> None:
+    def begin(self, request: Request, deliver: Deliver) -> None:
+        """Queue a request. Raises RequestError when it is not valid, SwiftError when the engine is closed or dead."""
         check(request, self._scheduler)
         added = self._worker.call(lambda: self._scheduler.add(request, deliver))
         added.add_done_callback(lambda future: future.exception() and deliver(future.exception()))
