@@ -10,7 +10,7 @@ from typing import Any
 
 from swift.core.errors import RequestError
 from swift.core.types import Message, Piece, Sampling, TokenLogprob
-from swift.engines import protocol
+from swift.engines import protocol, structured
 from swift.engines.protocol import InferRequest, RequestConfig
 
 Decode = Callable[[Sequence[int]], str]
@@ -57,7 +57,6 @@ NOT_BUILT = {  # field -> values that ask for nothing
     'num_beams': (1, None),
     'length_penalty': (1.0, None),
     'prompt_logprobs': (None,),
-    'structured_outputs_regex': (None,),
 }
 
 
@@ -112,6 +111,9 @@ def sampling(config: RequestConfig, defaults: Defaults, *, longest: int, special
         seed=config.seed,
         logprobs=(config.top_logprobs or 0) if config.logprobs else None,
         n=config.n,
+        grammar=structured.from_request(
+            config.response_format, config.structured_outputs, config.structured_outputs_regex
+        ),
     )
 
 

@@ -64,6 +64,11 @@ class RequestConfig:
     return_details: bool = False
     """Return the token ids of prompt and answer as well."""
     structured_outputs_regex: str | None = None
+    """A regular expression that the whole answer matches."""
+    response_format: dict[str, Any] | None = None
+    """What the answer is, as in the OpenAI API: ``{'type': 'json_schema', 'json_schema': {'schema': ...}}``."""
+    structured_outputs: dict[str, Any] | None = None
+    """The same as in vLLM: one of ``json``, ``regex``, ``choice``, ``grammar`` and ``json_object``."""
     ignore_eos: bool = False
     """Go on after the model's end tokens, up to ``max_tokens``."""
 

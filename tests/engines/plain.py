@@ -44,12 +44,15 @@ def prompts() -> list[list[int]]:
 
 
 @contextlib.contextmanager
-def engine(model, *, stop_ids=(STOP,), max_model_len: int = 256, decode=None, **limits) -> Iterator[NativeEngine]:
+def engine(
+    model, *, stop_ids=(STOP,), max_model_len: int = 256, decode=None, tokenizer=None, **limits
+) -> Iterator[NativeEngine]:
     """An engine that is closed at the end of the test."""
     made = NativeEngine(
         model,
         decode=decode or PlainTemplate().decode,
         stop_ids=stop_ids,
+        tokenizer=tokenizer,
         limits=Limits(max_model_len=max_model_len, **limits),
         seed=0,
     )

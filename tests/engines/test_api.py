@@ -145,7 +145,6 @@ def test_what_is_not_given_comes_from_the_models_generation_config(folder, tmp_p
         RequestConfig(num_beams=4),
         RequestConfig(best_of=3),
         RequestConfig(prompt_logprobs=1),
-        RequestConfig(structured_outputs_regex='a+'),
         RequestConfig(temperature=-1),
         RequestConfig(top_p=2),
     ],

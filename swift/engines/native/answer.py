@@ -67,6 +67,8 @@ class Answer:
         shown, stopped = self.stops.push(self.text.push(token))
         if stopped:
             return self._deliver(shown, 'stop')
+        if self.draw.constraint is not None and self.draw.constraint.done:
+            return self.end('stop', shown)
         if self.count >= self.limit:
             return self.end('length', shown)
         if shown:

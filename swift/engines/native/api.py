@@ -76,7 +76,8 @@ class TransformersEngine(ChatEngine):
         built = _place(builder.build())
         defaults = chat.Defaults.of(built.generation_config)
         limits = Limits(builder.info.max_model_len, UNLIMITED if max_batch_size < 1 else max_batch_size)
-        engine = NativeEngine(built, decode=template.decode, limits=limits)
+        tokenizer = builder.tokenizer or getattr(template, 'tokenizer', None)
+        engine = NativeEngine(built, decode=template.decode, limits=limits, tokenizer=tokenizer)
         super().__init__(
             engine,
             template,

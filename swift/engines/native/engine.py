@@ -12,12 +12,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from swift.core.errors import ModelError, RequestError, SwiftError, did_you_mean
 from swift.core.types import Request, Sampling
+from swift.engines.grammar import Grammars
 from swift.engines.native.runner import Runner
 from swift.engines.native.scheduler import Limits, Scheduler
 from swift.engines.native.worker import Worker
@@ -32,6 +34,7 @@ class NativeEngine(Waiting):
         decode: Text of token ids, without control tokens.
         stop_ids: Tokens that end every answer.
         limits: Sizes of the batch and of the context.
+        tokenizer: Of transformers; without it no request can ask for a grammar.
         seed: Makes requests without a seed repeatable if they come in the same order; None draws afresh.
 
     Raises:
@@ -45,6 +48,7 @@ class NativeEngine(Waiting):
         decode: Callable[[Sequence[int]], str],
         stop_ids: Iterable[int] = (),
         limits: Limits,
+        tokenizer: Any = None,
         seed: int | None = None,
     ):
         runner = Runner(model)
@@ -56,6 +60,7 @@ class NativeEngine(Waiting):
         self._scheduler = Scheduler(
             runner, decode=decode, stop_ids=frozenset(stop_ids), limits=limits, generator=generator
         )
+        self._grammars = None if tokenizer is None else Grammars(tokenizer, runner.vocabulary)
         self._worker = Worker(self._scheduler)
         self._dropped = weakref.finalize(self, _stop_quietly, self._worker)  # frees the model
 
@@ -63,8 +68,14 @@ class NativeEngine(Waiting):
     def begin(self, request: Request, deliver: Deliver) -> None:
         """Queue a request. Raises RequestError when it is not valid, SwiftError when the engine is closed or dead."""
         check(request, self._scheduler)
-        added = self._worker.call(lambda: self._scheduler.add(request, deliver))
+        scheduler, worker, grammar = self._scheduler, self._worker, request.sampling.grammar
+        if grammar is not None and self._grammars is None:
+            raise RequestError('this engine has no tokenizer to follow a grammar with', param='response_format')
+        added = worker.call(lambda: scheduler.add(request, deliver, held=grammar is not None))
         added.add_done_callback(lambda future: future.exception() and deliver(future.exception()))
+        if grammar is not None and self._grammars is not None:
+            compiled = self._grammars.begin(grammar)  # the other requests go on
+            compiled.add_done_callback(lambda _: _call(worker, lambda: scheduler.release(added.result(), compiled)))
 
     def abort(self, id: str) -> None:
         """End a request at the next step: its open answers finish with ``abort``. Unknown ids are fine."""
@@ -113,6 +124,11 @@ class NativeEngine(Waiting):
         """Abort what is open and end the thread. Raises HangError if it does not end."""
         _stop_quietly(self._worker)
         self._worker.wait()
+
+
+def _call(worker: Worker, function: Callable[[], Any]) -> None:
+    with contextlib.suppress(SwiftError):  # it has ended, and told every waiter
+        worker.call(function)
 
 
 def _stop_quietly(worker: Worker) -> None:

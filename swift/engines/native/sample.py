@@ -1,6 +1,6 @@
 """Logits become tokens: one vectorised pass over a batch whose rows have their own parameters.
 
-    logits -> penalties -> / temperature -> top-k, top-p, min-p -> argmax of logits + Gumbel noise
+    logits -> penalties -> grammar -> / temperature -> top-k, top-p, min-p -> argmax of logits + Gumbel noise
 
 The noise of a row comes from the row's own generator when it has a seed. So an answer depends on its seed alone, not
 on the batch it was drawn in (up to the rounding of logits, which kernels may do differently for other batch sizes).
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from swift.core.types import Sampling, TokenLogprob
+from swift.engines.grammar import Constraint, allow_only
 
 NUCLEUS = 1024  # tokens that nearly always hold the nucleus of top-p; if not, the whole vocabulary is sorted
 FAINTEST = 2.0**-32  # generators that draw 0 now and then must not give a hopeless token endless luck
@@ -30,6 +31,7 @@ class Draw:
     generator: torch.Generator | None = None  # None: the batch's own
     seen: Tensor | None = None  # bool [V]: tokens of prompt and answer
     counts: Tensor | None = None  # int32 [V]: how often the answer has each token
+    constraint: Constraint | None = None  # which tokens its grammar allows
 
     @classmethod
     def start(cls, sampling: Sampling, index: int, prompt_ids: Sequence[int], vocabulary: int, device: torch.device):
@@ -50,7 +52,9 @@ class Draw:
         return s.repetition_penalty != 1 or s.presence_penalty != 0 or s.frequency_penalty != 0
 
     def note(self, token: int) -> None:
-        """Remember a token of the answer."""
+        """Remember a token of the answer. Raises RequestError when its grammar cannot go on."""
+        if self.constraint is not None:
+            self.constraint.accept(token)
         if self.counts is not None and self.seen is not None:
             self.counts[token] += 1
             self.seen[token] = True
@@ -67,14 +71,14 @@ def choose(
 ) -> tuple[list[int], list[TokenLogprob | None]]:
     """The next token of each row, and its log-probability where asked for.
 
-    Log-probabilities are the model's own: before penalties, temperature and filters.
+    Log-probabilities are the model's own: before penalties, grammar, temperature and filters.
 
     Args:
         logits: float [B, V].
         generator: source of noise for rows without a seed.
     """
     logits = logits.float()
-    scores = penalise(logits, draws)
+    scores = allow_only(penalise(logits, draws), [draw.constraint for draw in draws])
     temperature = _column([draw.sampling.temperature for draw in draws], scores)
     drawn = (temperature > 0).squeeze(1).nonzero().squeeze(1)
     if len(drawn):

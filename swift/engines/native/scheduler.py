@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from transformers.cache_utils import Cache
 
 from swift.core.errors import NumericalError, OutOfMemory, RequestError
 from swift.core.types import Request
+from swift.engines.grammar import Compiled
 from swift.engines.native import cache as kv
 from swift.engines.native.answer import Answer, Deliver, Ticket, WaiterGone, open_ticket
 from swift.engines.native.runner import Runner
@@ -72,8 +74,12 @@ class Scheduler:
         self._generator = generator
 
     # ------------------------------------------------------------------------------------------ arrivals and ends
-    def add(self, request: Request, deliver: Deliver) -> None:
-        """Queue a request. Raises RequestError when its id is in use."""
+    def add(self, request: Request, deliver: Deliver, *, held: bool = False) -> Ticket:
+        """Take a request on and queue it, or leave that to ``release`` if it is ``held``.
+
+        Raises:
+            RequestError: its id is in use.
+        """
         if request.id in self.tickets:
             raise RequestError(f'request id {request.id!r} is in use', param='id')
         ticket = open_ticket(
@@ -87,6 +93,15 @@ class Scheduler:
         )
         self.counts['accepted'] += 1
         self.tickets[request.id] = ticket
+        if not held:
+            self.waiting.extend(ticket.answers)
+        return ticket
+
+    def release(self, ticket: Ticket, compiled: Future[Compiled]) -> None:
+        """Queue a held request whose grammar is compiled, or end it with what that failed with."""
+        with self._failing(ticket.answers):
+            for answer in ticket.answers:
+                answer.draw.constraint = compiled.result().start(answer.stop_ids)
         self.waiting.extend(ticket.answers)
 
     def abort(self, id: str) -> None:
@@ -123,7 +138,7 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether a step has anything to do."""
-        return bool(self.tickets)
+        return bool(self.groups or self.waiting)
 
     @property
     def running(self) -> int:
