@@ -44,14 +44,13 @@ def begin(cfg: Any, ready: Prepared, objective: Objective, backend: TorchBackend
 
 def teach(cfg: Any, ready: Prepared, objective: Objective, backend: TorchBackend) -> Lend | None:
     """Give the backend its teacher, and nothing else; returns how the teacher is lent to write completions."""
-    from swift.kernels.divergence import Divergence
+    from swift.objectives.distill import divergence
     from swift.parallel.teacher import Teacher
 
     if 'divergence' not in objective.needs:
         return None
-    asked = cfg.distill
     says, lend = _teacher(cfg, ready, backend)
-    backend.runner.teacher = Teacher(says, Divergence(cfg.objective.strength, asked.temperature, asked.gkd_logits_topk))
+    backend.runner.teacher = Teacher(says, divergence(cfg.objective, cfg.distill))
     return lend
 
 

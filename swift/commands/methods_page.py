@@ -17,7 +17,8 @@ from pathlib import Path
 
 from swift.core import files
 from swift.core.vocabulary import read_table
-from swift.objectives.catalog import METHODS, SYMBOLS, Method, Source
+from swift.objectives.catalog import METHODS, SYMBOLS
+from swift.objectives.entry import Method, Source
 
 PURPOSES, CHINESE = (Path(__file__).with_name(name) for name in ('methods.tsv', 'methods_zh.tsv'))
 MATHS = re.compile(r'\$([^$]+)\$')
@@ -82,6 +83,8 @@ def file_and_name(path: str) -> tuple[str, str]:
 
 def example(method: Method) -> tuple[str, str]:
     """The YAML that runs the method, and what is added to it on the command line."""
+    if method.example[0]:
+        return method.example
     losses = method.given.get('loss_type', [])
     plain = losses in ([], ['sigmoid'])
     return f'examples/{method.given["rlhf_type"]}.yaml', '' if plain else f'--loss_type {" ".join(losses)}'
@@ -107,8 +110,9 @@ def _section(name: str, method: Method, lang: str) -> Iterator[str]:
     if method.words:
         yield from (_letter(symbol, meaning, lang) for symbol, meaning in method.words.items())
         yield ''
-    yield from (f'**{words["steps"]}**', '', *(f'{i}. {_inline(line)}' for i, line in enumerate(method.steps, 1)), '')
-    yield part('source', '; '.join(f'[{each.title}]({each.url}){_where(each)}' for each in method.source))
+    steps = (f'{i}. {_told(line, lang)}' for i, line in enumerate(method.steps, 1))
+    yield from (f'**{words["steps"]}**', '', *steps, '')
+    yield part('source', '; '.join(map(_source, method.source)))
     if method.differs:
         yield part('differs', _told(method.differs, lang))
     yield part('flags', ', '.join(f'`--{flag}`' for flag in method.flags) or words['none'])
@@ -132,8 +136,9 @@ def _inline(text: str) -> str:
     return MATHS.sub(r'$`\1`$', text)
 
 
-def _where(source: Source) -> str:
-    return f', {source.where}' if source.where else ''
+def _source(source: Source) -> str:
+    title = f'[{source.title}]({source.url})' if source.url else f'{source.title}, {source.printed}'
+    return f'{title}, {source.where}' if source.where else title
 
 
 # --------------------------------------------------------------------------------------------------------------- LaTeX
@@ -161,7 +166,7 @@ def _tex_section(name: str, method: Method) -> Iterator[str]:
     yield from (rf'\State {_tex(line)}' for line in method.steps)
     yield from (r'\end{algorithmic}', r'\end{algorithm}')
     where = lambda source: f' ({_tex(source.where)})' if source.where else ''
-    cited = ', '.join(rf'\cite{{{each.arxiv}}}{where(each)}' for each in method.source)
+    cited = ', '.join(rf'\cite{{{each.key}}}{where(each)}' for each in method.source)
     code, own = file_and_name(method.code)
     flags = ', '.join(rf'\texttt{{-{{}}-{_tex(flag)}}}' for flag in method.flags) or 'none of its own'
     yield rf'\paragraph{{Source.}} {cited}. \textbf{{Code.}} \path{{{code}}}, \texttt{{{_tex(own)}}}.'
@@ -173,9 +178,10 @@ def _tex_section(name: str, method: Method) -> Iterator[str]:
 
 def bibliography() -> Iterator[str]:
     """Lines of the BibTeX entries that ``latex`` cites."""
-    for arxiv, title in {each.arxiv: each.title for method in METHODS.values() for each in method.source}.items():
-        fields = {'title': f'{{{_tex(title)}}}', 'year': f'20{arxiv[:2]}', 'howpublished': f'arXiv:{arxiv}'}
-        yield f'@misc{{{arxiv}, {", ".join(f"{name} = {{{text}}}" for name, text in fields.items())}}}'
+    for each in {each.key: each for method in METHODS.values() for each in method.source}.values():
+        printed = f'arXiv:{each.arxiv}' if each.arxiv else each.printed
+        fields = {'title': f'{{{_tex(each.title)}}}', 'year': each.year, 'howpublished': printed}
+        yield f'@misc{{{each.key}, {", ".join(f"{name} = {{{text}}}" for name, text in fields.items())}}}'
 
 
 def _tex(text: str) -> str:

@@ -6,8 +6,10 @@ r"""Every method once: its formula, where it is from, its code, its reference, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
+
+from swift.objectives.catalog_tasks import DISTILLED, SFT, TASKS
+from swift.objectives.entry import Method, Source
 
 SYMBOLS: tuple[tuple[str, str], ...] = (
     (r'x', 'a prompt'),
@@ -21,43 +23,6 @@ SYMBOLS: tuple[tuple[str, str], ...] = (
     (r'\varepsilon', 'the part of the labels that are wrong, --label_smoothing'),
 )
 """Letters that formulas share, and what they stand for."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A paper: title, arXiv number, and the equation or section."""
-
-    title: str
-    arxiv: str
-    where: str = ''
-
-    @property
-    def url(self) -> str:
-        return f'https://arxiv.org/abs/{self.arxiv}'
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """One objective.
-
-    ``make`` is called with an ``ObjectiveArgs`` that has ``given`` and one of ``tried``; ``reference`` is called with
-    the rows of a step and the same flags of ``tried`` (never with ``given``). ``rows`` names the function of
-    ``objectives.trial`` that makes rows for it.
-    """
-
-    title: str
-    formula: str
-    source: tuple[Source, ...]
-    make: str
-    given: dict[str, Any]
-    code: str
-    reference: str
-    rows: Literal['preferences', 'verdicts', 'solutions']
-    flags: tuple[str, ...]
-    steps: tuple[str, ...]
-    tried: tuple[dict[str, Any], ...] = ({},)
-    differs: str = ''
-    words: dict[str, str] = field(default_factory=dict)  # symbol -> meaning, beside SYMBOLS
 
 
 # ------------------------------------------------------------------------------------------------------- the DPO family
@@ -180,7 +145,7 @@ FAMILY: dict[str, Method] = {
         r'{\pi_\theta(y_l\mid x)}\Bigr)-\operatorname{sort}\Bigl(\log\frac{\pi_{\mathrm{ref}}(y_w\mid x)}'
         r'{\pi_{\mathrm{ref}}(y_l\mid x)}\Bigr)',
         Source('Distributional Preference Alignment of LLMs via Optimal Transport', '2406.05882', 'sec. 3'),
-        r'without gradient, of all pairs: sort the policy\'s margins, and the reference\'s',
+        "without gradient, of all pairs: sort the policy's margins, and the reference's",
         r'$\ell_i\gets-\log\sigma(\beta d_i)$; pull$_j\gets\partial\sum_i\ell_i/\partial\log\pi_\theta(y_j\mid x)$',
         r'each micro-batch adds $\sum_j$ pull$_j\log\pi_\theta(y_j\mid x)$, which has its part of the gradient',
         smoothing=True, differs=SORTED,
@@ -244,6 +209,7 @@ def _contrast(title: str, loss: str, source: Source, reference: str, *lines: str
 
 
 METHODS: dict[str, Method] = {
+    **SFT,
     **{'dpo' if name == 'sigmoid' else f'dpo.{name}': method for name, method in FAMILY.items()},
     'dpo.sft': Method(
         title='Next-token loss of chosen answers',
@@ -365,6 +331,7 @@ METHODS: dict[str, Method] = {
         given={'rlhf_type': 'rm'},
         code='swift.objectives.reward:BradleyTerry',
         reference='swift.objectives.references:bradley_terry',
+        reads='head',
         rows='preferences',
         flags=('center_rewards_coefficient',),
         steps=(
@@ -385,6 +352,7 @@ METHODS: dict[str, Method] = {
         given={'rlhf_type': 'prm'},
         code='swift.objectives.reward:StepRewards',
         reference='swift.objectives.references:step_rewards',
+        reads='head',
         rows='solutions',
         flags=(),
         steps=(
@@ -394,5 +362,7 @@ METHODS: dict[str, Method] = {
         ),
         words={r's_k': 'score of the solution up to step k', r'c_k': 'whether step k is right: 1, 0, or between'},
     ),
+    **DISTILLED,
+    **TASKS,
 }  # fmt: skip
 """By the name that ``swift verify`` and the documentation have for it."""

@@ -44,17 +44,25 @@ def _numbers(labels: Labels, scores: Tensor) -> Tensor:
     return torch.tensor(labels, device=scores.device, dtype=scores.dtype)
 
 
+def one_of_several(scores: Tensor, classes: Tensor) -> Tensor:
+    """-log softmax(s)_y, [N]"""
+    return F.cross_entropy(scores, classes, reduction='none')
+
+
+def any_of_several(scores: Tensor, wanted: Tensor) -> Tensor:
+    """The mean over the classes of -y log s(z) - (1 - y) log s(-z), z the score of the class: [N]"""
+    return F.binary_cross_entropy_with_logits(scores, wanted, reduction='none').mean(-1)
+
+
+def numbers(scores: Tensor, wanted: Tensor) -> Tensor:
+    """The mean over the numbers of (s - y)^2, [N]"""
+    return ((scores - wanted) ** 2).mean(-1)
+
+
 PROBLEMS = {
-    # -log softmax(s)_y
-    'single_label_classification': Problem(
-        _classes, lambda s, y: F.cross_entropy(s, y, reduction='none'), lambda s: s.argmax(-1)
-    ),
-    # the mean over the classes of -y log sigma(s) - (1 - y) log sigma(-s)
-    'multi_label_classification': Problem(
-        _several, lambda s, y: F.binary_cross_entropy_with_logits(s, y, reduction='none').mean(-1), lambda s: s > 0
-    ),
-    # the mean over the numbers of (s - y)^2
-    'regression': Problem(_numbers, lambda s, y: ((s - y) ** 2).mean(-1), lambda s: s),
+    'single_label_classification': Problem(_classes, one_of_several, lambda s: s.argmax(-1)),
+    'multi_label_classification': Problem(_several, any_of_several, lambda s: s > 0),
+    'regression': Problem(_numbers, numbers, lambda s: s),
 }
 """By ``problem_type``, the losses of transformers' own ``...ForSequenceClassification`` (its ``loss_utils.py``)."""
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 
 from swift.core.types import Batch, Loss, Outputs
+from swift.kernels.divergence import Divergence
+from swift.objectives.args import ObjectiveArgs
 from swift.objectives.distill_args import DistillArgs
 
 OWN = 'own'
@@ -48,3 +50,8 @@ class Distillation:
 def from_args(args: DistillArgs) -> Distillation:
     """The objective that the flags ask for."""
     return Distillation(sft_alpha=args.sft_alpha)
+
+
+def divergence(method: ObjectiveArgs, args: DistillArgs) -> Divergence:
+    """How far the student is from its teacher, as the flags have it."""
+    return Divergence(method.strength, args.temperature, args.gkd_logits_topk)

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from swift.core.log import once
 from swift.core.types import Batch, Forward, Loss, Outputs
 from swift.objectives import matryoshka, measures, stepwide
 from swift.objectives.args import TaskArgs
@@ -83,8 +82,10 @@ def contrastive(e: Tensor, rows: Rows, _: TaskArgs) -> Tensor:
 
 
 def online_contrastive(e: Tensor, rows: Rows, _: TaskArgs) -> Tensor:
-    """D^2 of alike pairs that are farther apart than the nearest other pair, max(0, m - D)^2 of other pairs that are
-    nearer than the farthest alike one; the sum over the step. sentence-transformers' OnlineContrastiveLoss
+    """D^2 of alike pairs, max(0, m - D)^2 of others, of the hard ones only, summed.  Hadsell et al., CVPR 2006, eq. 4
+
+    Hard are alike pairs that are farther apart than the nearest other pair, and other pairs that are nearer than the
+    farthest alike one, of the whole step: sentence-transformers' OnlineContrastiveLoss.
     """
     cosines, wanted = _cosines(e, rows)
     distance = 1 - cosines
@@ -227,12 +228,4 @@ class Embed:
         """Sums to the loss."""
         if not self.dims:
             return self.kind.losses(e, rows, self.args)
-        fitting = {dim: weight for dim, weight in self.dims.items() if dim <= e.shape[1]}
-        if len(fitting) < len(self.dims):
-            once(f'mrl_dims: embeddings have {e.shape[1]} numbers; what asks for more is left out')
-        return torch.stack(
-            [
-                weight * self.kind.losses(F.normalize(e[:, :dim], dim=-1), rows, self.args).sum()
-                for dim, weight in fitting.items()
-            ]
-        )
+        return matryoshka.mixed(e, self.dims, lambda shorter: self.kind.losses(shorter, rows, self.args))

@@ -7,7 +7,7 @@ of answers (chosen, rejected), an answer is a list of log-probabilities. Every f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy import exp, log
@@ -15,17 +15,28 @@ from numpy import exp, log
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: log-probabilities of its tokens by the policy and by the reference, and what else a row knows.
+    """One answer, or one text that is read whole: numbers of its tokens by policy and reference, and what a row knows.
 
-    ``other`` is (policy, reference) log-probability of the answer that the previous row of the step has, after this
-    row's prompt. ``label``: margin of a pair, or 1.0 for an answer that is wanted and 0.0 for one that is not.
+    ``logps``, ``ref``: log-probabilities of its tokens; ``still``: the policy's where no gradient flows; ``weights``
+    of their losses. ``policy_says``, ``teacher_says``: log-probabilities of all tokens in the place of each of them,
+    and ``says_next`` after the last. ``score``, ``vector``: what is read of the whole. ``other`` is (policy, reference)
+    log-probability of the answer that the previous row of the step has, after this row's prompt. ``label``: margin of a
+    pair, 1.0 for an answer that is wanted and 0.0 for one that is not; ``labels``: all that the row has.
     """
 
     logps: Sequence[float] = ()
     ref: Sequence[float] = ()
+    still: Sequence[float] = ()
+    weights: Sequence[float] = ()
+    policy_says: Sequence[np.ndarray] = ()
+    teacher_says: Sequence[np.ndarray] = ()
+    says_next: Sequence[float] = ()
     score: float = 0.0
+    vector: Sequence[float] = ()
     other: tuple[float, float] = (0.0, 0.0)
     label: float = 0.0
+    labels: Sequence[float] = ()
+    channel: str | None = None
 
 
 Row = tuple[Answer, ...]
@@ -237,3 +248,199 @@ def step_rewards(rows):
     return -float(
         np.mean([a.label * log(sigma(a.score)) + (1 - a.label) * log(1 - sigma(a.score)) for row in rows for a in row])
     )
+
+
+# ---------------------------------------------------------------------------------------------------------- fine-tuning
+def _weighed(rows, losses) -> float:
+    """The sum of w_t times the loss of token t, over the number of tokens."""
+    found = [w * loss for (text,) in rows for w, loss in zip(text.weights, losses(text), strict=True)]
+    return float(np.sum(found)) / len(found)
+
+
+def cross_entropy(rows):
+    return _weighed(rows, lambda text: [-x for x in text.logps])
+
+
+def dynamic(rows):
+    """Dynamic fine-tuning: the probability in front of log p has no gradient."""
+    return _weighed(rows, lambda text: [-exp(still) * x for x, still in zip(text.logps, text.still, strict=True)])
+
+
+def channels(rows):
+    """The loss of each channel by its name."""
+    names = {text.channel for (text,) in rows}
+    return {f'loss_{name}': cross_entropy([row for row in rows if row[0].channel == name]) for name in names}
+
+
+# --------------------------------------------------------------------------------------------------------- distillation
+def _taught(rows, divergence, *, temperature=0.9, sft_alpha=0.0, gkd_logits_topk=None) -> float:
+    """The mean over tokens of a divergence of q, the teacher's probabilities, and p, the student's."""
+
+    def losses(text: Answer) -> list[float]:
+        found = []
+        for policy, teacher, logp in zip(text.policy_says, text.teacher_says, text.logps, strict=True):
+            kept = np.argsort(-np.array(teacher))[:gkd_logits_topk]
+            p, q = (exp(np.array(says)[kept] / temperature) for says in (policy, teacher))
+            found.append(divergence(p / p.sum(), q / q.sum()) - sft_alpha * logp)
+        return found
+
+    return _weighed(rows, losses)
+
+
+def _kl(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sum(a * (log(a) - log(b))))
+
+
+def jensen_shannon(rows, *, beta=0.5, **how):
+    def divergence(p, q):
+        m = beta * q + (1 - beta) * p
+        return beta * _kl(q, m) + (1 - beta) * _kl(p, m)
+
+    return _taught(rows, divergence, **how)
+
+
+def forward_kl(rows, **how):
+    return _taught(rows, lambda p, q: _kl(q, p), **how)
+
+
+def reverse_kl(rows, **how):
+    return _taught(rows, lambda p, q: _kl(p, q), **how)
+
+
+def likeliest(rows, *, gkd_logits_topk=2, **how):
+    return jensen_shannon(rows, gkd_logits_topk=gkd_logits_topk, **how)
+
+
+# -------------------------------------------------------------------------------------------------------------- classes
+CLASSES = 3
+
+
+def one_of_several(rows):
+    losses = []
+    for (text,) in rows:
+        odds = exp(np.array(text.vector[:CLASSES]))
+        losses.append(-log(odds[int(text.labels[0])] / odds.sum()))
+    return float(np.mean(losses))
+
+
+def any_of_several(rows):
+    losses = []
+    for (text,) in rows:
+        for c in range(CLASSES):
+            p = sigma(text.vector[c])
+            losses.append(-log(p) if c in text.labels else -log(1 - p))
+    return float(np.mean(losses))
+
+
+def numbers(rows):
+    return float(np.mean([(s - y) ** 2 for (text,) in rows for s, y in zip(text.vector, text.labels, strict=False)]))
+
+
+# ----------------------------------------------------------------------------------------------------------- embeddings
+FAR = 0.5
+
+
+def _cos(u, v) -> float:
+    return float(np.dot(u, v) / np.sqrt(np.dot(u, u) * np.dot(v, v)))
+
+
+def _distances(rows) -> list[tuple[float, float]]:
+    """1 - cos of each anchor with each other text of its row, and whether they are alike."""
+    return [
+        (1 - _cos(anchor.vector, other.vector), anchor.label if i == 0 else 0.0)
+        for anchor, *others in rows
+        for i, other in enumerate(others)
+    ]
+
+
+def cosine_similarity(rows):
+    return float(np.mean([((1 - d) - y) ** 2 for d, y in _distances(rows)]))
+
+
+def contrastive(rows):
+    return float(np.mean([(y * d**2 + (1 - y) * max(0.0, FAR - d) ** 2) / 2 for d, y in _distances(rows)]))
+
+
+def online_contrastive(rows):
+    """A sum. Limits are those of the hardest pair of the other kind."""
+    near, far = ([d for d, y in _distances(rows) if y == wanted] for wanted in (1.0, 0.0))
+    hard = [d**2 for d in near if d > min(far)]
+    return float(np.sum(hard) + np.sum([max(0.0, FAR - d) ** 2 for d in far if d < max(near)]))
+
+
+def triplet(rows):
+    losses = []
+    for anchor, positive, *negatives in rows:
+        near = 1 - _cos(anchor.vector, positive.vector)
+        losses += [max(0.0, near - (1 - _cos(anchor.vector, each.vector)) + FAR) for each in negatives]
+    return float(np.mean(losses))
+
+
+def infonce(
+    rows, *, infonce_temperature=0.1, infonce_use_batch=True, infonce_hard_negatives=None, infonce_include_qq=False,
+    infonce_include_dd=False, infonce_mask_fake_negative=False, infonce_fake_neg_margin=0.1,
+):  # fmt: skip
+    if infonce_hard_negatives is not None:
+        rows = [(q, p, *(n[i % len(n)] for i in range(infonce_hard_negatives if n else 0))) for q, p, *n in rows]
+    losses = []
+    for query, positive, *_ in rows:
+        own = _cos(query.vector, positive.vector)
+        real = lambda c, own=own: not infonce_mask_fake_negative or c <= own + infonce_fake_neg_margin
+        against = rows if infonce_use_batch else [row for row in rows if row[0] is query]
+        documents = [document for row in against for document in row[1:]]
+        alike = [c for each in documents if real(c := _cos(query.vector, each.vector))]
+        if infonce_include_qq:
+            queries = [row[0] for row in rows if row[0] is not query]
+            alike += [c for each in queries if real(c := _cos(query.vector, each.vector))]
+        if infonce_include_dd:
+            alike += [_cos(positive.vector, each.vector) for each in documents if each is not positive]
+        losses.append(log(np.sum(exp(np.array(alike) / infonce_temperature))) - own / infonce_temperature)
+    return float(np.mean(losses))
+
+
+def matryoshka(rows):
+    """InfoNCE of the first two numbers, half of it, and of the first four."""
+    cut = lambda size: [tuple(Answer(vector=text.vector[:size], label=text.label) for text in row) for row in rows]
+    return 0.5 * infonce(cut(2)) + infonce(cut(4))
+
+
+# -------------------------------------------------------------------------------------------------------------- ranking
+def pointwise(rows):
+    wanted = [(document.score, document.label) for row in rows for document in row]
+    return -float(np.mean([log(sigma(s)) if y else log(1 - sigma(s)) for s, y in wanted]))
+
+
+def listwise(rows, *, listwise_reranker_temperature=1.0):
+    losses = []
+    for row in rows:
+        if len(row) > 1:
+            odds = exp(np.array([document.score for document in row]) / listwise_reranker_temperature)
+            losses.append(-log(odds[[document.label for document in row].index(1.0)] / odds.sum()))
+    return float(np.mean(losses))
+
+
+def _answered(rows) -> list[Row]:
+    """The same with log p(yes) - log p(no) after each document as its score."""
+    return [tuple(replace(d, score=d.says_next[0] - d.says_next[1]) for d in row) for row in rows]
+
+
+def pointwise_answered(rows):
+    return pointwise(_answered(rows))
+
+
+def listwise_answered(rows, **how):
+    return listwise(_answered(rows), **how)
+
+
+def ranks(rows):
+    """MRR, and NDCG where one document is relevant: 1 / log2(1 + its rank)."""
+    places = []
+    for row in rows:
+        if len(row) > 1:
+            own = next(document.score for document in row if document.label == 1.0)
+            places.append(1 + sum(document.score > own for document in row))
+    return {'mrr': float(np.mean(1 / np.array(places))), 'ndcg': float(np.mean(1 / np.log2(1 + np.array(places))))}
+
+
+def ranks_answered(rows):
+    return ranks(_answered(rows))

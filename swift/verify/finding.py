@@ -70,10 +70,22 @@ def tables(findings: Sequence[Finding], about: dict[str, str], *, cells: int = 1
 
 def _one(findings: list[Finding], cells: int) -> Iterator[str]:
     """A row for each name; in the heading, how much each column allows."""
-    columns = list(dict.fromkeys(each.what for each in findings))
+    columns = _columns(findings)
     allowed = {what: {f'{each.allowed:.0e}' for each in findings if each.what == what} for what in columns}
     cell = {(each.name, each.what): each.text for each in findings}
     rows = [[findings[0].part, *columns], ['', *(f'<= {" ".join(sorted(allowed[what]))}' for what in columns)]]
     for name in dict.fromkeys(each.name for each in findings):
         rows.append([name, *(cell.get((name, what), '-') for what in columns)])
     yield from table(rows, cells=cells)
+
+
+def _columns(findings: Sequence[Finding]) -> list[str]:
+    """All kinds of comparisons, each behind those that it comes after; some names have more of them than others."""
+    columns: list[str] = []
+    for name in dict.fromkeys(each.name for each in findings):
+        place = 0
+        for what in (each.what for each in findings if each.name == name):
+            if what not in columns:
+                columns.insert(place, what)
+            place = columns.index(what) + 1
+    return columns

@@ -5,6 +5,7 @@ The gradient is held against differences of the reference, never of the objectiv
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from swift.core.types import Encoded, Objective
+from swift.kernels.divergence import Divergence
 from swift.objectives import trial
-from swift.objectives.catalog import Method
-from swift.objectives.trial import Measured, Weights
+from swift.objectives.entry import ALIGNMENT, DISTILLATION, Method
+from swift.objectives.trial import Measured, View, Weights
 from swift.verify.finding import Finding
 
 PART = 'method'
@@ -33,24 +35,48 @@ def check(name: str, method: Method) -> Iterator[Finding]:
     rows = rows_of(method)
     worst = {'loss': (0.0, ''), 'gradient': (0.0, '')}
     for how in method.tried:
-        found = measured(objective(method, how), rows)
+        found = measured(objective(method, how), rows, view=view(method, how))
         expected = trial.by_reference(lambda rows, how=how: attribute(method.reference)(rows, **how), rows, *MODELS)
         for what, far in zip(worst, apart(found, expected), strict=True):
             if not far <= worst[what][0]:
                 worst[what] = far, f'with {how or "the default flags"}'
     for what, allowed in (('loss', VALUE), ('gradient', GRADIENT)):
         yield Finding(what=what, difference=worst[what][0], allowed=allowed, note=worst[what][1], **shown)
-    made = objective(method, method.tried[-1])
-    whole = measured(made, rows)
-    far = float(np.max([distance(measured(made, rows, split), whole) for split in SPLITS]))
-    yield Finding(what='metrics', difference=far, allowed=SAME, note='between ways to cut the step', **shown)
+    how = method.tried[-1]
+    made, seen = objective(method, how), view(method, how)
+    whole = measured(made, rows, view=seen)
+    far = float(np.max([distance(measured(made, rows, split, view=seen), whole) for split in SPLITS]))
+    yield Finding(what='cuts', difference=far, allowed=SAME, note='between ways to cut the step', **shown)
+    if method.told:
+        expected = attribute(method.told)(trial.written_out(rows, *MODELS))
+        far = {each: abs(whole.metrics.get(each, np.nan) - value) for each, value in expected.items()}
+        most = max(far, key=lambda each: (far[each] != far[each], far[each]))
+        yield Finding(what='metrics', difference=far[most], allowed=VALUE, note=f'most in {most}', **shown)
 
 
 def objective(method: Method, how: dict[str, Any]) -> Objective:
     """The method's objective with these flags."""
-    from swift.objectives.args import ObjectiveArgs
+    flags = {**method.given, **how}
+    make = attribute(method.make)
+    return make(_group(method.group, flags)) if method.group else make(**flags)
 
-    return attribute(method.make)(ObjectiveArgs(**method.given, **how))
+
+def divergence(method: Method, how: dict[str, Any]) -> Divergence | None:
+    """What compares the method's model with a teacher; None where it has none."""
+    if not method.divergence:
+        return None
+    return attribute(method.divergence)(*(_group(each, {**method.given, **how}) for each in (ALIGNMENT, DISTILLATION)))
+
+
+def view(method: Method, how: dict[str, Any]) -> View:
+    """What the method is shown of the bigram model; the reference teaches."""
+    return View(method.reads, method.scores, MODELS[1], divergence(method, how))
+
+
+def _group(path: str, flags: dict[str, Any]) -> Any:
+    """The group of flags with those of ``flags`` that belong to it."""
+    kind = attribute(path)
+    return kind(**{each.name: flags[each.name] for each in dataclasses.fields(kind) if each.name in flags})
 
 
 def rows_of(method: Method) -> list[Encoded]:
@@ -75,8 +101,8 @@ def place(path: str) -> str:
     return f'{path.partition(":")[0].replace(".", "/")}.py:{inspect.getsourcelines(found)[1]}'
 
 
-def measured(made: Objective, rows: list[Encoded], split: Any = None) -> Measured:
-    return trial.measure(made, trial.batches(rows, split or [range(len(rows))]), *MODELS)
+def measured(made: Objective, rows: list[Encoded], split: Any = None, *, view: View | None = None) -> Measured:
+    return trial.measure(made, trial.batches(rows, split or [range(len(rows))]), *MODELS, view)
 
 
 def apart(one: Measured, other: Measured) -> tuple[float, float]:

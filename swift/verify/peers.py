@@ -21,11 +21,12 @@ from swift.core.errors import need
 from swift.core.types import Encoded
 from swift.objectives import trial
 from swift.objectives.args import ObjectiveArgs
-from swift.objectives.catalog import Method
+from swift.objectives.distill_args import DistillArgs
+from swift.objectives.entry import Method
 from swift.objectives.kto import mismatched
 from swift.objectives.trial import Measured, Weights
 from swift.verify.finding import Finding
-from swift.verify.formulas import MODELS, PART, apart, measured, objective, place, rows_of
+from swift.verify.formulas import MODELS, PART, apart, measured, objective, place, rows_of, view
 
 VERSION = '1.16'
 ALLOWED = 1e-6
@@ -38,15 +39,15 @@ Answers = Sequence[tuple[list[int], int]]  # tokens of each sequence, and where 
 def check(name: str, method: Method) -> Iterator[Finding]:
     """How far the method is from TRL's with the default flags; nothing where TRL has none such."""
     peer = PEERS.get(method.given.get('rlhf_type', ''))
-    if peer is None:
+    if peer is None or peer.lacks in method.given:
         return
     shown = {'part': PART, 'name': name, 'what': 'TRL', 'place': place(method.code)}
     if reason := absent():
         yield Finding(difference=None, note=reason, **shown)
         return
-    rows = trial.preferences(3, prompts=(1,)) if peer.no_prompts else rows_of(method)
+    rows = peer.rows() if peer.rows else rows_of(method)
     theirs = peer.compute(ObjectiveArgs(**method.given), rows, *MODELS)
-    far = float(np.max(apart(measured(objective(method, {}), rows), theirs)))
+    far = float(np.max(apart(measured(objective(method, {}), rows, view=view(method, {})), theirs)))
     yield Finding(difference=far, allowed=peer.allowed, **shown)
 
 
@@ -125,12 +126,25 @@ def reward(args: ObjectiveArgs, rows: Sequence[Encoded], policy: Weights, refere
     return _differentiated(loss, policy, made)
 
 
+def gkd(args: ObjectiveArgs, rows: Sequence[Encoded], policy: Weights, reference: Weights) -> Measured:
+    """GKDTrainer, with the temperature that flags have unless given; its trainer calls it with 1."""
+    inputs = _padded(_sequences(rows, 0))
+    labels = inputs['input_ids'].masked_fill(inputs['completion_mask'] == 0, -100)[:, 1:]
+    before = inputs['input_ids'][:, :-1]
+    theirs = need('trl.experimental.gkd').GKDTrainer.generalized_jsd_loss
+    loss = lambda weights: theirs(
+        weights.table[before], reference.table[before], labels, args.strength, DistillArgs().temperature
+    )
+    return _differentiated(lambda weights: (loss(weights), {}), policy, None)
+
+
 class Peer(NamedTuple):
-    """``no_prompts``: its loss is the same for prompts that have nothing to learn, which are of one token."""
+    """``rows``: those that it computes the same of, where not of all. ``lacks``: a flag that it has nothing for."""
 
     compute: Callable[[ObjectiveArgs, Sequence[Encoded], Weights, Weights], Measured]
     allowed: float = ALLOWED
-    no_prompts: bool = False
+    rows: Callable[[], list[Encoded]] | None = None
+    lacks: str = ''
 
 
 PEERS = {
@@ -138,8 +152,10 @@ PEERS = {
     'kto': Peer(kto),
     'cpo': Peer(cpo),
     'simpo': Peer(cpo),
-    'orpo': Peer(orpo, SINGLE, no_prompts=True),
+    # its next-token loss takes prompts in; of one token, they have nothing to learn
+    'orpo': Peer(orpo, SINGLE, rows=lambda: trial.preferences(3, prompts=(1,))),
     'rm': Peer(reward),
+    'gkd': Peer(gkd, rows=lambda: trial.plain_texts(3), lacks='gkd_logits_topk'),
 }
 """By ``--rlhf_type``."""
 

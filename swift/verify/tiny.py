@@ -12,12 +12,13 @@ from torch import nn
 
 from swift.core.types import Builder, ModelInfo, Readout
 from swift.objectives import trial
-from swift.objectives.catalog import Method
+from swift.objectives.entry import Method
 from swift.parallel import reference
 from swift.parallel.one_device import TorchBackend
 from swift.parallel.settings import Settings
+from swift.parallel.teacher import Teacher
 from swift.verify.finding import Finding
-from swift.verify.formulas import PART, objective, place, rows_of
+from swift.verify.formulas import PART, divergence, objective, place, rows_of
 from swift.verify.layouts import Step
 
 EXACT = 'GPT2', 'float64', 1e-10
@@ -31,7 +32,8 @@ SIZES = {
         'num_key_value_heads': 2,
     },
 }  # fmt: skip
-HEADS = {'GPT2': 'LMHeadModel', 'Llama': 'ForCausalLM'}
+HEADS = {'head': 'ForSequenceClassification', 'pooled': 'Model'}
+LANGUAGE = {'GPT2': 'LMHeadModel', 'Llama': 'ForCausalLM'}
 COLUMNS = ('micro-batches', 'prefixes', 'packing', 'all kernels')
 
 
@@ -49,9 +51,12 @@ def step(method: Method, family: str, dtype: str) -> Step:
     """A step of the method's rows, with the flags that it is tried with last."""
     made = objective(method, method.tried[-1])
     settings = Settings(max_length=64, max_grad_norm=0, kernel_check='off', step_in_backward=False)
-    build = lambda seed: _builder(family, dtype, seed, scores='scores' in made.needs)
+    build = lambda seed: _builder(family, dtype, seed, method)
+    backend = _backend(build(0), settings)
     compared = reference.frozen(build(1), settings) if 'ref_logps' in made.needs else None
-    return Step(_backend(build(0), settings), made, compared, rows_of(method))
+    if how := divergence(method, method.tried[-1]):
+        backend.runner.teacher = Teacher(reference.frozen_runner(build(1), settings).predictions, how)
+    return Step(backend, made, compared, rows_of(method))
 
 
 def _backend(builder: Builder, settings: Settings) -> TorchBackend:
@@ -64,11 +69,11 @@ def _backend(builder: Builder, settings: Settings) -> TorchBackend:
     )
 
 
-def _builder(family: str, dtype: str, seed: int, *, scores: bool) -> Builder:
-    """A model of random weights, with a head for scores or for tokens."""
+def _builder(family: str, dtype: str, seed: int, method: Method) -> Builder:
+    """A model of random weights, with the head that the method reads."""
     size = dict.fromkeys(('pad_token_id', 'bos_token_id', 'eos_token_id')) | SIZES[family]
-    config = getattr(transformers, f'{family}Config')(**size, vocab_size=trial.VOCABULARY, num_labels=1)
-    head = 'ForSequenceClassification' if scores else HEADS[family]
+    config = getattr(transformers, f'{family}Config')(**size, vocab_size=trial.VOCABULARY, num_labels=method.scores)
+    head = HEADS.get(method.reads or 'tokens') or LANGUAGE[family]
 
     def build() -> nn.Module:
         with torch.random.fork_rng():
@@ -80,4 +85,5 @@ def _builder(family: str, dtype: str, seed: int, *, scores: bool) -> Builder:
         return model
 
     info = ModelInfo(Path(), 'tiny', family, '', dtype, 64, config=config)
-    return Builder(info, None, build, Readout('head') if scores else None)
+    words = (trial.YES, trial.NO) if method.reads == 'tokens' else ()
+    return Builder(info, None, build, Readout(method.reads, words) if method.reads else None)

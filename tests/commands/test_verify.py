@@ -13,11 +13,14 @@ from swift.commands.verify import verify_main
 from swift.core.errors import ConfigError
 from swift.core.types import ROLES, Encoded, Origin
 from swift.kernels import check, layers, norm
-from swift.objectives import pairs
+from swift.kernels.divergence import Divergence
+from swift.objectives import classification, embedding, pairs, ranking, reward
+from swift.objectives.catalog import METHODS
+from swift.objectives.catalog_tasks import DISTILLED, SFT, TASKS
 from swift.objectives.sft import NextToken
 from swift.parallel import layout
 from swift.parallel.one_device import TorchBackend
-from swift.verify import kernels, masks, peers
+from swift.verify import formulas, kernels, masks, peers
 from tests import tiny
 
 SIGN = """
@@ -53,7 +56,7 @@ def test_a_method_that_is_not_there_is_refused():
 def test_json_has_every_comparison(capsys):
     assert verify_main(['--methods', 'kto.apo_zero_unpaired', '--json', 'true']) == 0
     found = json.loads(capsys.readouterr().out)
-    columns = ['loss', 'gradient', 'metrics', 'micro-batches', 'packing', 'all kernels', 'TRL']
+    columns = ['loss', 'gradient', 'cuts', 'micro-batches', 'packing', 'all kernels', 'TRL']
     assert [each['what'] for each in found] == columns
     assert {each['result'] for each in found} == {'passed'}
 
@@ -156,7 +159,7 @@ def test_a_fault_in_what_runs_is_found_with_the_tensor_that_it_moves_most(
         (doubled, 'all kernels'),
         (shifted, 'packing'),
         (divided_by_micro_batches, 'micro-batches'),
-        (divided_by_micro_batches, 'metrics'),
+        (divided_by_micro_batches, 'cuts'),
         (predicted_by_what_lies_before, 'prefixes'),
     ],
 )
@@ -165,6 +168,90 @@ def test_the_same_faults_are_found_without_a_model(capsys, monkeypatch, plant, c
     assert verify_main(['--methods', 'cpo.hinge', '--json', 'true']) == 1
     found = {each['what']: each['result'] for each in json.loads(capsys.readouterr().out)}
     assert found[column] == 'failed'
+
+
+# ---------------------------------------------------------------------------------------- wrong signs in new losses
+def turned_tokens(monkeypatch):
+    right = NextToken.__call__
+    monkeypatch.setattr(
+        NextToken, '__call__', lambda self, out, batch: right(self, replace(out, logps=-out.logps), batch)
+    )
+
+
+def turned_divergence(monkeypatch):
+    """The student's log-probabilities with the wrong sign where they meet the teacher's."""
+    right = Divergence.of_logits
+    monkeypatch.setattr(Divergence, 'of_logits', lambda self, z, t: right(self, -z, t))
+
+
+def turned_class(problem):
+    def plant(monkeypatch):
+        right = classification.PROBLEMS[problem]
+        wrong = right._replace(losses=lambda scores, targets: right.losses(-scores, targets))
+        monkeypatch.setitem(classification.PROBLEMS, problem, wrong)
+
+    return plant
+
+
+def turned_angle(loss):
+    """cos(u, v) with the wrong sign: every second text points the other way."""
+
+    def plant(monkeypatch):
+        right = embedding.LOSSES[loss]
+        signs = lambda e, rows: torch.ones(len(e), 1).index_fill_(0, torch.tensor(rows.anchors), -1.0).to(e)
+        wrong = right._replace(losses=lambda e, rows, how: right.losses(e * signs(e, rows), rows, how))
+        monkeypatch.setitem(embedding.LOSSES, loss, wrong)
+
+    return plant
+
+
+def turned_documents(kind):
+    def plant(monkeypatch):
+        right = kind.__call__
+        monkeypatch.setattr(
+            kind, '__call__', lambda self, out, batch: right(self, replace(out, scores=-out.scores), batch)
+        )
+
+    return plant
+
+
+TURNED = {
+    'sft': turned_tokens,
+    'sft.dft': turned_tokens,
+    'sft.channel': turned_tokens,
+    **dict.fromkeys(('gkd', 'gkd.forward', 'gkd.reverse', 'gkd.topk'), turned_divergence),
+    'seq_cls': turned_class('single_label_classification'),
+    'seq_cls.multi_label': turned_class('multi_label_classification'),
+    'seq_cls.regression': turned_class('regression'),
+    'embedding': turned_angle('infonce'),
+    **{
+        f'embedding.{name}': turned_angle(name)
+        for name in ('cosine_similarity', 'contrastive', 'online_contrastive', 'triplet')
+    },
+    'embedding.matryoshka': turned_angle('infonce'),
+    'reranker': turned_documents(ranking.Pointwise),
+    'reranker.listwise': turned_documents(ranking.Listwise),
+    'generative_reranker': turned_documents(ranking.Pointwise),
+    'generative_reranker.listwise': turned_documents(ranking.Listwise),
+    'prm': turned_documents(reward.StepRewards),
+}
+
+
+@pytest.mark.parametrize('name', TURNED)
+def test_a_wrong_sign_in_a_loss_of_tasks_or_teaching_is_found(name, monkeypatch):
+    assert not any(each.failed for each in formulas.check(name, METHODS[name]))
+    TURNED[name](monkeypatch)
+    assert {each.what for each in formulas.check(name, METHODS[name]) if each.failed} >= {'loss', 'gradient'}
+
+
+def test_every_task_and_every_form_of_distillation_is_tried_with_a_wrong_sign():
+    assert TURNED.keys() == SFT.keys() | DISTILLED.keys() | TASKS.keys() | {'prm'}
+
+
+def test_a_divergence_of_the_wrong_sign_is_another_than_that_of_trl(monkeypatch):
+    turned_divergence(monkeypatch)
+    (found,) = peers.check('gkd', METHODS['gkd'])
+    assert found.failed and found.what == 'TRL'
 
 
 def test_a_kernel_that_is_wrong_is_found(monkeypatch):

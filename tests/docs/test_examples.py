@@ -25,7 +25,7 @@ def rows(tmp_path_factory):
 
 
 def judged(rows: Path, kind: str) -> Path:
-    """The rows with what a method of alignment asks for: a rejected answer, a verdict, or steps."""
+    """The rows with what a method asks for: a rejected answer, a verdict, steps, a class, or documents."""
     more = {
         **dict.fromkeys(('dpo', 'cpo', 'simpo', 'orpo', 'rm'), lambda row, i: {**row, 'rejected_response': f'No {i}.'}),
         'kto': lambda row, i: {**row, 'label': i % 3 > 0},
@@ -34,6 +34,9 @@ def judged(rows: Path, kind: str) -> Path:
             'completions': ['Add.', 'Done.'],
             'labels': [True, i % 2 > 0],
         },
+        'seq_cls': lambda row, i: {'messages': row['messages'], 'label': i % 3},
+        'embedding': lambda row, i: {'query': f'What is {i}?', 'positive': f'{i}.', 'negative': [f'{i + 1}.']},
+        'reranker': lambda row, i: {'query': f'What is {i}?', 'positive': f'{i}.', 'negative': [f'{i + 1}.', 'No.']},
     }
     if kind not in more:
         return rows
@@ -76,10 +79,11 @@ def test_an_example_trains_two_steps(path, model, rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     touch(path, tmp_path)
     main = {'sft': sft_main, 'pt': pt_main, 'rlhf': rlhf_main}[verb(path)]
+    teacher = ['--teacher_model', str(model)] if path.stem == 'gkd' else []
     last = main([
         str(path), '--model', str(model), '--dataset', str(judged(rows, path.stem)), '--max_steps', '2',
         '--max_length', '64', '--packing_length', '64', '--gradient_accumulation_steps', '1', '--save_steps', '2',
         '--warmup_steps', '0', '--lr_scheduler_type', 'constant', '--report_to', 'none', '--lint', 'warn',
-        '--output_dir', str(tmp_path / 'out'),
+        '--output_dir', str(tmp_path / 'out'), *teacher,
     ])  # fmt: skip
     assert (Path(last) / 'manifest.json').exists()

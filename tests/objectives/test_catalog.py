@@ -1,57 +1,58 @@
 """Every method of the catalogue: its reference agrees, nothing but the rows matters, and what it names is there."""
 
 import dataclasses
-import importlib
 import re
 
 import pytest
 
+from swift.commands.configs import RlhfConfig, SftConfig
+from swift.core.flags import flags_of
 from swift.core.types import Loss
 from swift.objectives import trial
-from swift.objectives.args import LOSS_TYPES, ObjectiveArgs
+from swift.objectives.args import LOSS_TYPES, TASK_LOSSES
 from swift.objectives.catalog import METHODS, SYMBOLS
-from tests.objectives.checks import SPLITS, agrees, measured, same
+from swift.objectives.classification import PROBLEMS
+from swift.verify.formulas import attribute, objective, rows_of, view
+from tests.objectives.checks import POLICY, REFERENCE, SPLITS, agrees, measured, same
 
 TRIED = [pytest.param(m, how, id=f'{name} {how}') for name, m in METHODS.items() for how in m.tried]
 EACH = pytest.mark.parametrize('method', METHODS.values(), ids=METHODS)
 
 
-def named(path):
-    module, _, name = path.partition(':')
-    return getattr(importlib.import_module(module), name)
-
-
-def objective(method, how):
-    return named(method.make)(ObjectiveArgs(**method.given, **how))
-
-
-def rows_of(method):
-    return getattr(trial, method.rows)(0)
-
-
 def formula(method, how):
-    return lambda rows: named(method.reference)(rows, **how)
+    return lambda rows: attribute(method.reference)(rows, **how)
 
 
 @pytest.mark.parametrize(('method', 'how'), TRIED)
 def test_loss_and_gradient_are_those_of_the_paper(method, how):
-    agrees(objective(method, how), rows_of(method), formula(method, how))
+    agrees(objective(method, how), rows_of(method), formula(method, how), view(method, how))
 
 
 @pytest.mark.parametrize('split', SPLITS)
 @EACH
 def test_how_a_step_is_cut_into_micro_batches_changes_nothing(method, split):
-    made, rows = objective(method, method.tried[-1]), rows_of(method)
-    same(measured(made, rows, split), measured(made, rows))
+    how = method.tried[-1]
+    made, rows, seen = objective(method, how), rows_of(method), view(method, how)
+    same(measured(made, rows, split, view=seen), measured(made, rows, view=seen))
 
 
-@pytest.mark.parametrize('method', [m for m in METHODS.values() if m.rows == 'preferences'], ids=lambda m: m.title)
+SHARED = [method for method in METHODS.values() if method.rows in ('preferences', 'ranked')]
+
+
+@pytest.mark.parametrize('method', SHARED, ids=lambda m: m.title)
 def test_shared_prefixes_change_nothing(method):
-    rows, apart = trial.preferences(0), trial.preferences(0, share=False)
+    rows, apart = (getattr(trial, method.rows)(0, share=share) for share in (True, False))
     assert any(row.segments.prefix_of for row in rows) and not any(row.segments.prefix_of for row in apart)
     for how in method.tried[:4]:
-        made = objective(method, how)
-        same(measured(made, rows), measured(made, apart))
+        made, seen = objective(method, how), view(method, how)
+        same(measured(made, rows, view=seen), measured(made, apart, view=seen))
+
+
+@pytest.mark.parametrize('method', [m for m in METHODS.values() if m.told], ids=lambda m: m.title)
+def test_metrics_are_those_of_the_reference(method):
+    found = measured(objective(method, {}), rows_of(method), view=view(method, {})).metrics
+    expected = attribute(method.told)(trial.written_out(rows_of(method), POLICY, REFERENCE))
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-10)
 
 
 @EACH
@@ -65,21 +66,25 @@ def test_a_wrong_sign_is_found(method):
             return self.right.prepare(*step) if hasattr(self.right, 'prepare') else [{} for _ in step[0]]
 
         def __call__(self, outputs, batch):
-            flipped = self.right(dataclasses.replace(outputs, logps=-outputs.logps, scores=-outputs.scores), batch)
-            return Loss(flipped.total, flipped.metrics)
+            if method.reads == 'pooled':  # angles are the same of what points the other way
+                return Loss(-self.right(outputs, batch).total)
+            turned = {name: -getattr(outputs, name) for name in ('logps', 'scores')}
+            turned['divergence'] = None if outputs.divergence is None else -outputs.divergence
+            return self.right(dataclasses.replace(outputs, **turned), batch)
 
     with pytest.raises(AssertionError):
-        agrees(Turned(objective(method, {})), rows_of(method), formula(method, {}))
+        agrees(Turned(objective(method, {})), rows_of(method), formula(method, {}), view(method, {}))
 
 
 @EACH
 def test_what_it_names_is_there(method):
-    assert callable(named(method.code)) and callable(named(method.make)) and callable(named(method.reference))
-    flags = {each.name for each in dataclasses.fields(ObjectiveArgs)}
-    assert set(method.flags) | set(method.given) | {name for how in method.tried for name in how} <= flags
+    assert (
+        callable(attribute(method.code)) and callable(attribute(method.make)) and callable(attribute(method.reference))
+    )
+    assert set(method.flags) <= flags_of(RlhfConfig).keys() | flags_of(SftConfig).keys()
     # a strength that is tried is a flag that the page tells of
     assert {name for how in method.tried for name in how} <= set(method.flags)
-    assert all(re.fullmatch(r'\d{4}\.\d{5}', source.arxiv) for source in method.source)
+    assert all(re.fullmatch(r'\d{4}\.\d{5}', each.arxiv) or each.printed[-4:].isdigit() for each in method.source)
 
 
 @EACH
@@ -95,3 +100,6 @@ def test_every_loss_type_has_its_method():
     for method, names in LOSS_TYPES.items():
         assert {name for name in names if (method, name) not in known} <= {names[0], 'simpo'}
     assert {method for method, _ in known} >= LOSS_TYPES.keys()
+    of_tasks = {m.given['loss_type'] for name, m in METHODS.items() if m.reads and 'loss_type' in m.given}
+    assert of_tasks == {loss for losses in TASK_LOSSES.values() for loss in losses} - {'cross_entropy'}
+    assert {m.given['problem'] for m in METHODS.values() if 'problem' in m.given} == PROBLEMS.keys()

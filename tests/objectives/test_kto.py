@@ -64,7 +64,7 @@ def test_a_step_of_one_row_has_no_other_answer_and_no_margin():
 def test_a_cache_of_log_probabilities_is_not_enough():
     step = trial.batches(ROWS, WHOLE)
     with pytest.raises(ConfigError, match='apo_zero_unpaired'):
-        Kto().prepare(step, lambda step: [trial.outputs(POLICY, batch) for batch in step], None)
+        Kto().prepare(step, lambda step: [trial.View()(POLICY, batch) for batch in step], None)
     Kto(anchored=False).prepare(step, lambda step: [], None)
 
 
