@@ -1,0 +1,75 @@
+"""What a client is told when a request cannot be answered: OpenAI's error object, a status, and when to come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from swift.core.errors import (
+    RequestError,
+    RowError,
+    SwiftError,
+    TemplateError,
+    UnavailableError,
+)
+
+KINDS = {
+    400: 'invalid_request_error',
+    401: 'authentication_error',
+    403: 'permission_error',
+    404: 'invalid_request_error',
+    429: 'rate_limit_error',
+    500: 'internal_error',
+    503: 'service_unavailable_error',
+}
+"""Types of errors by status; every other status from 400 on is an ``invalid_request_error``."""
+
+
+@dataclass
+class ApiError(Exception):
+    """A refusal. ``param`` names the field that is wrong, ``code`` is for programs, ``headers`` go with the answer."""
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON of the answer."""
+        kind = KINDS.get(self.status, 'invalid_request_error')
+        return {'error': {'message': self.message, 'type': kind, 'param': self.param, 'code': self.code}}
+
+
+def invalid(message: str, param: str | None = None, *, code: str = 'invalid_value', status: int = 400) -> ApiError:
+    """The request is wrong, and would be wrong again."""
+    return ApiError(status, message, code, param)
+
+
+def later(message: str, code: str, seconds: float, *, status: int = 503) -> ApiError:
+    """The same request may be answered after ``seconds``."""
+    return ApiError(status, message, code, headers={'retry-after': str(max(1, round(seconds)))})
+
+
+def from_engine(error: BaseException) -> ApiError:
+    """What an engine or template said, as an answer. Faults of ours are 503: the next request finds a sound engine."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestError):
+        return invalid(str(error), PARAMS.get(error.param or '', error.param))
+    if isinstance(error, RowError | TemplateError):
+        return invalid(str(error), 'messages')
+    if isinstance(error, UnavailableError):
+        return later(str(error), 'engine_unavailable', 5)
+    if isinstance(error, SwiftError):
+        return later(str(error), 'engine_error', 5)
+    return later('the engine failed at this request', 'engine_error', 5)
+
+
+PARAMS = {'adapter': 'model', 'logprobs': 'top_logprobs'}
+"""Names of the engine's fields -> names of the API's."""

@@ -1,0 +1,151 @@
+"""Who is answered next: a bounded queue before the engine, fair between keys.
+
+A place is taken for every answer that decodes at once. When all are taken, requests wait in a line of their key; the
+next place goes to the key that holds the fewest. Nobody can fill the queue alone: when it is full, the newest request
+of the longest line makes room for that of a shorter one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from swift.serve.errors import ApiError, later
+
+USUAL = 2.0  # seconds that a request takes, before any was seen
+SMOOTHING = 0.1
+
+
+@dataclass(eq=False)
+class _Waiter:
+    """A request in line."""
+
+    key: str
+    places: int
+    turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Gate:
+    """Belongs to one event loop.
+
+    Args:
+        places: answers that the engine is given at once.
+        queue: requests that may wait.
+    """
+
+    def __init__(self, places: int, queue: int):
+        self._places, self._queue = places, queue
+        self._taken: Counter[str] = Counter()  # places by key
+        self._open: Counter[str] = Counter()  # requests by key, waiting ones too
+        self._lines: dict[str, deque[_Waiter]] = {}
+        self._order: Counter[str] = Counter()  # when each key had its last turn
+        self._turns = 0
+        self._seconds = USUAL
+
+    @property
+    def waiting(self) -> int:
+        """Requests in line."""
+        return sum(map(len, self._lines.values()))
+
+    @property
+    def running(self) -> int:
+        """Places taken."""
+        return self._taken.total()
+
+    def open_of(self, key: str) -> int:
+        """Requests of a key that wait or are answered."""
+        return self._open[key]
+
+    @contextlib.asynccontextmanager
+    async def turn(self, key: str, places: int, parallel: int | None) -> AsyncIterator[None]:
+        """Wait for a turn and hold it for the block.
+
+        Args:
+            places: answers that decode at once; more than there are count as all.
+            parallel: requests that the key may have open.
+
+        Raises:
+            ApiError: 429, the queue is full, or the key has too many requests open.
+        """
+        if parallel is not None and self._open[key] >= parallel:
+            message = f'this key may have {parallel} requests open at once and has'
+            raise later(message, 'parallel_exceeded', self._seconds, status=429)
+        places = min(places, self._places)
+        self._open[key] += 1
+        try:
+            await self._wait(key, places)
+            began = time.monotonic()
+            try:
+                yield
+            finally:
+                self._seconds += SMOOTHING * (time.monotonic() - began - self._seconds)
+                _less(self._taken, key, places)
+                self._admit()
+        finally:
+            _less(self._open, key, 1)
+
+    async def _wait(self, key: str, places: int) -> None:
+        if not self._lines and self.running + places <= self._places:
+            self._take(key, places)
+            return
+        if self.waiting >= self._queue:
+            self._make_room(key)
+        waiter = _Waiter(key, places)
+        self._lines.setdefault(key, deque()).append(waiter)
+        self._admit()
+        try:
+            await waiter.turn
+        except BaseException:
+            if waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
+                _less(self._taken, key, places)  # its turn came in the moment it left
+            else:
+                self._leave(waiter)
+            self._admit()
+            raise
+
+    def _make_room(self, key: str) -> None:
+        """Send somebody away: the newest of the longest line, or whoever has just come."""
+        longest = max(self._lines.values(), key=len)
+        if len(longest) <= len(self._lines.get(key, ())) + 1:
+            raise self._full()
+        waiter = longest[-1]
+        self._leave(waiter)
+        waiter.turn.set_exception(self._full())
+
+    def _full(self) -> ApiError:
+        wait = min(60.0, self._seconds * (self.waiting + 1) / self._places)
+        return later(f'{self.waiting} requests are waiting; try again later', 'queue_full', wait, status=429)
+
+    def _leave(self, waiter: _Waiter) -> None:
+        line = self._lines.get(waiter.key)
+        if line is not None and waiter in line:
+            line.remove(waiter)
+            if not line:
+                del self._lines[waiter.key]
+
+    def _admit(self) -> None:
+        """Give free places to those whose turn it is."""
+        while self._lines:
+            key = min(self._lines, key=lambda each: (self._taken[each], self._order[each]))
+            waiter = self._lines[key][0]
+            if self.running + waiter.places > self._places:
+                return  # it has waited longest for its share: nobody goes before it
+            self._leave(waiter)
+            self._take(key, waiter.places)
+            waiter.turn.set_result(None)
+
+    def _take(self, key: str, places: int) -> None:
+        self._turns += 1
+        self._order[key] = self._turns
+        self._taken[key] += places
+
+
+def _less(counter: Counter[str], key: str, by: int) -> None:
+    """Subtract, and forget keys that have none: their number is not bounded by ours."""
+    counter[key] -= by
+    if counter[key] <= 0:
+        del counter[key]

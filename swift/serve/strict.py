@@ -1,0 +1,137 @@
+"""Bytes of a body as a checked value of the schema, or one ApiError that names the field. Parsed once, at the door.
+
+JSON is read more strictly than by most parsers: NaN, Infinity, numbers that overflow, a key twice, bytes that are no
+UTF-8, lone surrogates and deep nesting are errors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from swift.serve.errors import ApiError, invalid
+
+M = TypeVar('M', bound=BaseModel)
+SHOWN = 80  # characters of a value in a message
+
+
+def parse(body: bytes, kind: type[M], *, depth: int) -> M:
+    """The body as a ``kind``.
+
+    Raises:
+        ApiError: 400, the body is no JSON object, or a field is wrong.
+    """
+    value = read_json(body, depth=depth)
+    if not isinstance(value, dict):
+        raise invalid('the body must be a JSON object', code='invalid_json')
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _explained(error, value) from None
+
+
+def read_json(body: bytes, *, depth: int) -> Any:
+    """The value of a JSON text. Raises ApiError."""
+    try:
+        text = body.decode('utf-8')
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_number)
+    except UnicodeDecodeError as error:
+        raise invalid(f'the body is not UTF-8: {error.reason} at byte {error.start}', code='invalid_json') from None
+    except RecursionError:
+        raise _too_deep(depth) from None
+    except ValueError as error:  # JSON's own errors, and integers of thousands of digits
+        raise invalid(f'the body is not valid JSON: {error}', code='invalid_json') from None
+    _check_depth(value, depth)
+    if '\\u' in text:
+        _check_characters(value)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f'the key {_cut(twice)} is there twice')
+    return made
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f'{name} is no JSON')
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f'the number {_cut(text)} is too large')
+    return number
+
+
+def _check_depth(value: Any, limit: int) -> None:
+    """Walk level by level: a body can be as deep as it is long, and nothing here recurses."""
+    level = [value]
+    for _ in range(limit + 1):
+        level = [child for each in level for child in _children(each) if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise _too_deep(limit)
+
+
+def _children(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _too_deep(limit: int) -> ApiError:
+    return invalid(f'objects and lists lie more than {limit} deep inside each other', code='invalid_json')
+
+
+def _check_characters(value: Any) -> None:
+    """Lone surrogates are no characters: nothing that reads text could take them."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise invalid('the body holds a lone surrogate (\\ud800 to \\udfff)', code='invalid_json') from None
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+def _explained(error: ValidationError, body: Any) -> ApiError:
+    """The first thing that is wrong, in words, and how many more there are."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    first = min(problems, key=_weight)
+    words = first['msg'].removeprefix('Value error, ')
+    if not first['loc']:  # about several fields: the words begin with the name of one
+        return invalid(words, words.partition(' ')[0].rstrip(':'))
+    param = _path(first['loc'], body, is_missing=first['type'] == 'missing')
+    words = WORDS.get(first['type'], words[:1].lower() + words[1:])
+    more = f' ({len(problems) - 1} more)' if len(problems) > 1 else ''
+    code = 'unknown_parameter' if first['type'] == 'extra_forbidden' else 'invalid_value'
+    return invalid(f'{param}: {words}{more}', param, code=code)
+
+
+WORDS = {'extra_forbidden': 'there is no such parameter', 'missing': 'it is missing'}
+
+
+def _weight(problem: Any) -> tuple[bool, int]:
+    """Unknown fields first; among the arms of a union the one that went furthest."""
+    return problem['type'] != 'extra_forbidden' or len(problem['loc']) > 1, -len(problem['loc'])
+
+
+def _path(loc: tuple[Any, ...], value: Any, *, is_missing: bool) -> str:
+    """``messages[0].content`` of a location; what the body does not have are pydantic's names of the arms of unions."""
+    text = ''
+    for part in loc:
+        if isinstance(part, int) and isinstance(value, list) and part < len(value):
+            text, value = f'{text}[{part}]', value[part]
+        elif isinstance(value, dict) and part in value:
+            text, value = (f'{text}.{part}' if text else part), value[part]
+    if is_missing:
+        text = f'{text}.{loc[-1]}' if text else str(loc[-1])
+    return _cut(text)
+
+
+def _cut(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN else f'{text[:SHOWN]}...'
