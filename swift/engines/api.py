@@ -191,10 +191,15 @@ class ChatEngine:
         """
         messages, tools = chat.conversation(infer_request)
         prompt = self.template.prompt(messages, tools=tools, **infer_request.chat_template_kwargs)
+        request = self.plain(prompt, config, adapter=adapter)
+        if not self._stop_text:
+            return request
+        return replace(request, sampling=replace(request.sampling, stop=(*request.sampling.stop, self._stop_text)))
+
+    def plain(self, prompt: Sequence[int], config: RequestConfig, *, adapter: str | None = None) -> Request:
+        """``request`` for tokens that are continued as they stand."""
         longest = max(1, self.max_model_len - len(prompt))
         sampling = chat.sampling(config, self.defaults, longest=longest, special=self._special)
-        if self._stop_text:
-            sampling = replace(sampling, stop=(*sampling.stop, self._stop_text))
         chosen = self.default_adapter if adapter is None else adapter or None
         return Request(f'r{next(self._ids)}', tuple(prompt), sampling, chosen)
 

@@ -20,6 +20,11 @@ Deliver = Callable[[Piece | BaseException | None], None]
 class Waiting:
     """Gives an engine its ``submit`` and ``stream``. Whoever leaves an iterator early aborts the request."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether a step was finished lately, or there was nothing to do. Engines that can tell say so themselves."""
+        return True
+
     def begin(self, request: Request, deliver: Deliver) -> None:
         """Queue a request. Raises RequestError when it is not valid, SwiftError when nothing can be answered."""
         raise NotImplementedError

@@ -60,6 +60,18 @@ class Gate:
         """Requests of a key that wait or are answered."""
         return self._open[key]
 
+    def check(self, key: str, parallel: int | None) -> None:
+        """Raises ApiError 429 for a request that would not be let in now: cheaper to know before it is tokenised."""
+        if parallel is not None and self._open[key] >= parallel:
+            message = f'this key may have {parallel} requests open at once and has'
+            raise later(message, 'parallel_exceeded', self._seconds, status=429)
+        if self.waiting >= self._queue and not self._loses(key):
+            raise self._full()
+
+    def _loses(self, key: str) -> bool:
+        """Whether somebody with a longer line would make room for ``key``."""
+        return max(map(len, self._lines.values()), default=0) > len(self._lines.get(key, ())) + 1
+
     @contextlib.asynccontextmanager
     async def turn(self, key: str, places: int, parallel: int | None) -> AsyncIterator[None]:
         """Wait for a turn and hold it for the block.
@@ -71,9 +83,7 @@ class Gate:
         Raises:
             ApiError: 429, the queue is full, or the key has too many requests open.
         """
-        if parallel is not None and self._open[key] >= parallel:
-            message = f'this key may have {parallel} requests open at once and has'
-            raise later(message, 'parallel_exceeded', self._seconds, status=429)
+        self.check(key, parallel)
         places = min(places, self._places)
         self._open[key] += 1
         try:
@@ -109,9 +119,9 @@ class Gate:
 
     def _make_room(self, key: str) -> None:
         """Send somebody away: the newest of the longest line, or whoever has just come."""
-        longest = max(self._lines.values(), key=len)
-        if len(longest) <= len(self._lines.get(key, ())) + 1:
+        if not self._loses(key):
             raise self._full()
+        longest = max(self._lines.values(), key=len)
         waiter = longest[-1]
         self._leave(waiter)
         waiter.turn.set_exception(self._full())

@@ -1,23 +1,24 @@
-"""Everything that one server is made of, and what is known of it while it runs: routes read it, nobody else writes it."""
+"""Everything that one server is made of, and what is known of it while it runs. Routes read it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from swift.core.errors import DiskError, did_you_mean
+from swift.core.errors import DiskError, SwiftError, did_you_mean
 from swift.core.log import get_logger
 from swift.engines.api import ChatEngine
 from swift.serve.audit import Audit
 from swift.serve.auth import Keys
 from swift.serve.bounds import Bounds
 from swift.serve.call import Call
-from swift.serve.errors import ApiError, invalid, later
+from swift.serve.errors import ApiError, later
 from swift.serve.gate import Gate
 from swift.serve.ledger import Ledger
 from swift.serve.metrics import Counter, Gauge, Histogram
@@ -25,7 +26,6 @@ from swift.serve.moderation import Rule
 
 T = TypeVar('T')
 WORKERS = 4  # threads that parse, render and tokenise
-BASE = None
 
 
 @dataclass
@@ -81,6 +81,7 @@ class House:
     draining: bool = False
     broken: str | None = None  # why nothing may be answered any more
     open: set[Call] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)  # ids of requests that the engine answers
     lag: float = 0.0
 
     def __post_init__(self) -> None:
@@ -101,6 +102,23 @@ class House:
         except Exception as error:
             get_logger().error('the file of usage cannot be written: %s', error)
             raise later('usage cannot be counted at the moment', 'usage_unavailable', 5) from error
+
+    async def admit(self, call: Call) -> None:
+        """Let a request in that the engine will answer. Raises ApiError 429 or 503; nothing was computed then."""
+        if self.ready:
+            raise later(self.ready, 'engine_unavailable', 5)
+        self.gate.check(call.key.id, call.key.allowance.parallel)
+        await self.book(self.ledger.take, call.key.id, call.key.allowance)
+
+    def count(self, key: str, tokens: int) -> None:
+        """Write down what was used; never waits."""
+        self._books.submit(self._count, key, tokens)
+
+    def _count(self, key: str, tokens: int) -> None:
+        try:
+            self.ledger.count(key, tokens)
+        except Exception as error:
+            get_logger().error('the file of usage cannot be written: %s', error)
 
     # -------------------------------------------------------------------------------------------------------- models
     @property
@@ -139,7 +157,7 @@ class House:
     @property
     def engine_ready(self) -> bool:
         """Whether the engine finished a step lately."""
-        return bool(getattr(self.chat.engine, 'ready', True))
+        return self.chat.engine.ready
 
     def refuse_work(self, call: Call) -> None:
         """Raises ApiError 503 for what needs the engine, where it cannot be used."""
@@ -176,6 +194,12 @@ class House:
             self.audit.add(record)
         get_logger('access').info(json.dumps({**record, 'client': call.client, **call.detail}, ensure_ascii=False))
 
+    def cut(self) -> None:
+        """Abort everything that the engine answers; clients are told that it was."""
+        for id in list(self.asked):
+            with contextlib.suppress(SwiftError):
+                self.chat.engine.abort(id)
+
     def metrics(self) -> list[Counter | Gauge | Histogram]:
         """All numbers, with what the engine says of itself."""
         stats = self.chat.engine.stats()
@@ -200,11 +224,3 @@ class House:
         self.ledger.close()
         if self.audit is not None:
             self.audit.close()
-
-
-def refuse_words(texts: Iterable[str], rules: Sequence[Rule]) -> None:
-    """Raises ApiError 400 when a text breaks a rule."""
-    from swift.serve.moderation import passes
-
-    if rules and not all(passes(text, rules) for text in texts):
-        raise invalid('the request holds words that are not allowed here', 'messages', code='content_filter')

@@ -1,0 +1,12 @@
+"""Floor 4: engines behind the OpenAI API, so that nobody can wedge them.
+
+app.py        build           routes and documentation;  routes.py  the table of them
+door.py       Door            who may come in, with how much, and who has left;  connection.py  slow and many clients
+schema.py     ChatRequest     what may be asked, as closed types;  strict.py  bytes become one;  bounds.py  the limits
+chat.py completions.py        the words of the API;  words.py  what they share;  events.py  streams
+generate.py   answers         an answer while it is made
+gate.py       Gate            a bounded queue, fair between keys;  ledger.py  what each key has used
+auth.py audit.py moderation.py metrics.py
+house.py      House           all that a server is made of;  call.py  what is known of a request
+server.py     serve           sockets, signals, the end
+"""

@@ -1,0 +1,200 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from swift.core.errors import SwiftError
+from swift.engines import chat as words_of_engine
+from swift.engines.protocol import InferRequest
+from swift.serve import events, generate, words
+from swift.serve.call import Call
+from swift.serve.errors import from_engine, invalid
+from swift.serve.generate import Plan, Said
+from swift.serve.house import House
+from swift.serve.schema import Assistant, ChatRequest, NamedTool, RefusalPart
+
+RESERVED = ('messages', 'tools', 'chat_template', 'add_generation_prompt', 'continue_final_message', 'tokenize')
+
+
+async def answer(asked: ChatRequest, house: House, call: Call) -> Response:
+    """Continue a conversation: whole, or as events."""
+    adapter = house.adapter(asked.model)
+    call.model = asked.model or house.name
+    words.check_logprobs(asked.top_logprobs, house, 'top_logprobs')
+    await house.admit(call)
+    plan = await house.work(prepare, asked, house, adapter)
+    said = generate.answers(house, call, plan)
+    if asked.stream:
+        return await events.begun(_chunks(said, asked, house, call), call)
+    return JSONResponse(await _whole(said, asked, house, call, plan))
+
+
+# ----------------------------------------------------------------------------------------------------------- request
+def prepare(asked: ChatRequest, house: House, adapter: str | None) -> Plan:
+    """Judge, render and tokenise; runs in a thread. Raises ApiError."""
+    tools = [tool.model_dump(exclude_none=True) for tool in asked.tools or ()]
+    if asked.tool_choice == 'none':
+        tools = []
+    messages = [_message(turn) for turn in asked.messages]
+    words.judge(_texts(messages), house, 'messages')
+    config = words.config(
+        asked,
+        max_tokens=asked.max_completion_tokens or asked.max_tokens,
+        logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+    )
+    try:
+        request = house.chat.request(
+            InferRequest(messages, tools=tools or None, chat_template_kwargs=_variables(asked)),
+            config,
+            adapter=adapter or '',
+        )
+    except SwiftError as error:
+        raise from_engine(error) from error
+    request = words.finished(request, asked, house, 'messages')
+    return Plan([request], one_call=asked.parallel_tool_calls is False)
+
+
+def _message(turn: Any) -> dict[str, Any]:
+    """A turn in the form that rows of data have."""
+    said = turn.model_dump(exclude_none=True)
+    if isinstance(turn, Assistant):
+        said.pop('refusal', None)
+        if turn.content is None and not turn.tool_calls:
+            said['content'] = turn.refusal or ''
+    if isinstance(turn.content, list):
+        said['content'] = [
+            {'type': 'text', 'text': part.refusal} if isinstance(part, RefusalPart) else part.model_dump()
+            for part in turn.content
+        ]
+    return said
+
+
+def _texts(messages: list[dict[str, Any]]) -> list[str]:
+    """What people and tools said."""
+    found = []
+    for message in messages:
+        content = message.get('content')
+        parts = [content] if isinstance(content, str) else [part.get('text') for part in content or ()]
+        found += [part for part in parts if isinstance(part, str)]
+    return found
+
+
+def _variables(asked: ChatRequest) -> dict[str, Any]:
+    """Variables of the chat template. Raises ApiError for those that are the server's."""
+    given = dict(asked.chat_template_kwargs or {})
+    for name in given:
+        if name in RESERVED or not name.isidentifier():
+            raise invalid(f'chat_template_kwargs: {name!r} cannot be set by a request', 'chat_template_kwargs')
+    if asked.reasoning_effort is not None:
+        given.setdefault('reasoning_effort', asked.reasoning_effort)
+    return given
+
+
+def named(asked: ChatRequest) -> str | None:
+    """The function that must be called."""
+    return asked.tool_choice.function.name if isinstance(asked.tool_choice, NamedTool) else None
+
+
+# ---------------------------------------------------------------------------------------------------------- response
+async def _chunks(
+    said: AsyncGenerator[Said, None], asked: ChatRequest, house: House, call: Call
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Chunks as clients of the API expect them: the role first, then what is new, then why it ended."""
+    opening = words.opening('chatcmpl', 'chat.completion.chunk', call.model or '')
+    extra = {'usage': None} if words.wants_usage(asked) else {}
+    begun: set[int] = set()
+    async with events.whole(said):
+        async for each in said:
+            if each.index not in begun:
+                begun.add(each.index)
+                role = {'role': 'assistant', 'content': ''}
+                yield {**opening, 'choices': [_choice(each.index, role, None, None)], **extra}
+            logprobs = words_of_engine.openai_logprobs(each.logprobs, house.chat.template.decode)
+            deltas = [_delta(delta) for delta in each.deltas]
+            if logprobs and not deltas:
+                deltas = [{'content': ''}]
+            for delta in deltas:
+                yield {**opening, 'choices': [_choice(each.index, delta, logprobs, None)], **extra}
+                logprobs = None
+            if each.finish:
+                yield {**opening, 'choices': [_choice(each.index, {}, None, each.finish)], **extra}
+    if words.wants_usage(asked):
+        yield {**opening, 'choices': [], 'usage': words.usage(call.prompt_tokens, call.answer_tokens)}
+
+
+def _choice(index: int, delta: dict[str, Any], logprobs: Any, finish: str | None) -> dict[str, Any]:
+    return {'index': index, 'delta': delta, 'logprobs': logprobs, 'finish_reason': finish}
+
+
+def _delta(delta: Any) -> dict[str, Any]:
+    """A delta of an answer as one of the API."""
+    if delta.kind == 'content':
+        return {'content': delta.text}
+    if delta.kind == 'reasoning':
+        return {'reasoning_content': delta.text}
+    function = {'arguments': delta.text} if delta.name is None else {'name': delta.name, 'arguments': delta.text}
+    first = {} if delta.id is None else {'id': delta.id, 'type': 'function'}
+    return {'tool_calls': [{'index': delta.index, **first, 'function': function}]}
+
+
+class _Collected:
+    """One choice, put together."""
+
+    def __init__(self) -> None:
+        self.content, self.reasoning, self.finish = '', '', None
+        self.calls: dict[int, dict[str, Any]] = {}
+        self.ids: list[int] = []
+        self.logprobs: list[Any] = []
+
+    def add(self, said: Said) -> None:
+        """Take what is new."""
+        self.ids += said.ids
+        self.logprobs += said.logprobs
+        self.finish = said.finish or self.finish
+        for delta in said.deltas:
+            if delta.kind == 'content':
+                self.content += delta.text
+            elif delta.kind == 'reasoning':
+                self.reasoning += delta.text
+            else:
+                new = {'id': delta.id, 'type': 'function', 'function': {'name': delta.name, 'arguments': ''}}
+                self.calls.setdefault(delta.index, new)['function']['arguments'] += delta.text
+
+    def message(self) -> dict[str, Any]:
+        """The message that clients get."""
+        found: dict[str, Any] = {'role': 'assistant', 'content': self.content, 'refusal': None}
+        if self.reasoning:
+            found['reasoning_content'] = self.reasoning
+        if self.calls:
+            found['content'] = self.content.strip() or None
+            found['tool_calls'] = [self.calls[i] for i in sorted(self.calls)]
+        return found
+
+
+async def _whole(
+    said: AsyncGenerator[Said, None], asked: ChatRequest, house: House, call: Call, plan: Plan
+) -> dict[str, Any]:
+    choices = [_Collected() for _ in range(plan.choices)]
+    async with events.whole(said):
+        async for each in said:
+            choices[each.index].add(each)
+    found = []
+    for i, choice in enumerate(choices):
+        logprobs = words_of_engine.openai_logprobs(choice.logprobs, house.chat.template.decode)
+        more = {'token_ids': choice.ids} if asked.return_details else {}
+        found.append(
+            {'index': i, 'message': choice.message(), 'logprobs': logprobs, 'finish_reason': choice.finish, **more}
+        )
+    call.detail |= {'answer': [choice.content for choice in choices]} if house.verbose else {}
+    more = {'prompt_token_ids': list(plan.requests[0].prompt_ids)} if asked.return_details else {}
+    return {
+        **words.opening('chatcmpl', 'chat.completion', call.model or ''),
+        'choices': found,
+        'usage': words.usage(call.prompt_tokens, call.answer_tokens),
+        'system_fingerprint': None,
+        **more,
+    }
