@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from swift.core.types import Segments
-from swift.kernels import adamw, attention, divergence, dropout, gated, lora, norm, rotary, segmentwise
+from swift.kernels import adamw, attention, divergence, dropout, gated, lora, norm, product, rotary, segmentwise
 from swift.kernels.divergence import Divergence, Predictions
 from swift.kernels.logprobs import Head, linear_logprobs
 from swift.kernels.segmentwise import Rules
@@ -233,6 +233,16 @@ CASES: dict[str, Case] = {
         lambda *inputs: torch.cat(lora.lora_group(inputs[0], _members(inputs)), -1),
         lambda *inputs: torch.cat(lora.plain_group(inputs[0], _members(inputs)), -1),
         {'2048 x 576 x 8': (2048, 576, 8, torch.bfloat16), '2048 x 576 x 8, fp32': (2048, 576, 8, torch.float32)},
+    ),
+    'product': Case(
+        'product',
+        lambda shape: (_random(*shape[:2], dtype=shape[3]), _random(*shape[1:3], dtype=shape[3], seed=1)),
+        lambda left, right: product.product((left, right)),
+        torch.mm,
+        {
+            '1024 x 576 x 576': (1024, 576, 576, torch.bfloat16),
+            '1024 x 576 x 576, fp32': (1024, 576, 576, torch.float32),
+        },
     ),
     'dropout': Case(
         'dropout',

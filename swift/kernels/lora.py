@@ -2,9 +2,9 @@
 
     y_i = x W_i^T + b_i + s_i drop(x) A_i^T B_i^T          LoRA, arXiv 2106.09685, eq. 3
 
-One thin product computes ``drop(x) A^T`` for all members, the adapters' share is added by the same call that multiplies
-(``addmm_``), and the gradient of x is summed in one buffer. W is frozen and has no gradient. Members of a group have
-one dropout mask, which is computed again in the backward pass.
+One thin product computes ``drop(x) A^T`` for all members, the adapters' share is summed by the same call that
+multiplies (``product``), and so is the gradient of x over all members. W is frozen and has no gradient. Members of a
+group have one dropout mask, which is computed again in the backward pass.
 
 Shapes: ``T`` tokens, ``d`` inputs, ``o`` outputs, ``r`` rank, ``R`` sum of ranks.
 """
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from swift.kernels.dropout import dropout_, new_seed
+from swift.kernels.product import product
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,13 @@ class _Group(torch.autograd.Function):
         ctx.members, ctx.p = members, p
         seed = new_seed() if p else rows.new_empty(0)
         down = torch.cat([member.a for member in members])  # [R, d]
-        inner = (dropout_(rows, torch.empty_like(rows), seed, p) if p else rows) @ down.t()  # [T, R]
+        seen = dropout_(rows, torch.empty_like(rows), seed, p) if p else rows
+        inner = product((seen, down.t()))  # [T, R]
         out = []
         for member, part in zip(members, _split(inner, members), strict=True):
-            y = F.linear(rows, member.weight(), member.bias)  # [T, o]
-            out.append(y.addmm_(part, (member.b * member.scale).t()).view(*x.shape[:-1], -1))
+            adapter = part, (member.b * member.scale).t()
+            y = product((rows, member.weight().t()), adapter, bias=member.bias)  # [T, o]
+            out.append(y.view(*x.shape[:-1], -1))
         ctx.save_for_backward(rows, inner, seed, *adapters)
         ctx.shape = x.shape
         return tuple(out)
@@ -56,7 +59,7 @@ class _Group(torch.autograd.Function):
         grads = tuple(grad.reshape(-1, grad.shape[-1]) for grad in grads)
         parts = _split(inner, members)
         by_inner = torch.cat(
-            [grad @ (member.b * member.scale) for grad, member in zip(grads, members, strict=True)], 1
+            [product((grad, member.b * member.scale)) for grad, member in zip(grads, members, strict=True)], 1
         )  # [T, R]
         by_b = [(grad.t() @ part).mul_(member.scale) for grad, part, member in zip(grads, parts, members, strict=True)]
         seen = dropout_(rows, torch.empty_like(rows), seed, p) if p else rows
@@ -64,9 +67,11 @@ class _Group(torch.autograd.Function):
         by_x = None
         if ctx.needs_input_grad[0]:
             down = torch.cat([member.a for member in members])
-            by_x = dropout_(by_inner @ down, seen, seed, p) if p else by_inner @ down
-            for grad, member in zip(grads, members, strict=True):
-                by_x.addmm_(grad, member.weight())
+            terms = [(grad, member.weight()) for grad, member in zip(grads, members, strict=True)]
+            if p:
+                by_x = product(*terms).add_(dropout_(product((by_inner, down)), seen, seed, p))
+            else:
+                by_x = product(*terms, (by_inner, down))
             by_x = by_x.view(ctx.shape)
         adapters = [each for pair in zip(by_a, by_b, strict=True) for each in pair]
         return by_x, None, None, *adapters

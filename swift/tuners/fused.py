@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from swift.kernels import compiled
 from swift.kernels.lora import Member, lora_group
+from swift.kernels.product import product
 from swift.kernels.switch import Switch, attach
 from swift.models.peft import Linear, LoraLayer
 from swift.models.quant import unpacker
@@ -62,6 +63,9 @@ class Group:
 
     def _forward(self, index: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         layer = self.layers[index]
+        if layer.disable_adapters and not args and not kwargs and _is_plain(layer, x):
+            base = layer.get_base_layer()
+            return product((x.reshape(-1, x.shape[-1]), base.weight.t()), bias=base.bias).view(*x.shape[:-1], -1)
         if args or kwargs or not all(_ready(each, x) for each in self.layers):
             return type(layer).forward(layer, x, *args, **kwargs)
         if self._input is x and index in self._waiting:
@@ -138,6 +142,13 @@ def _ready(layer: Any, x: Tensor) -> bool:
     base = layer.get_base_layer()
     computed = getattr(base, 'compute_dtype', None) or base.weight.dtype
     return computed == x.dtype and (_dropout(layer) == 0.0 or compiled.supported(x))
+
+
+def _is_plain(layer: Any, x: Tensor) -> bool:
+    """Whether W x without a gradient is all that is asked for."""
+    base = layer.get_base_layer()
+    mixed = torch.is_autocast_enabled(x.device.type) or torch.is_grad_enabled()
+    return type(base) is nn.Linear and not mixed and not layer.merged and base.weight.dtype == x.dtype
 
 
 def _dropout(layer: Any) -> float:
