@@ -32,7 +32,7 @@ DONE = '[DONE]'
 NOT_HTTP = f'expected http:// or https://, a host, and perhaps a port and a path; for example {"http://127.0.0.1:8000"}'
 
 
-class Wire:
+class Connection:
     """Calls of one server.
 
     Args:
@@ -71,7 +71,7 @@ class Wire:
             trust_env=not local,  # a proxy does not know our loopback
         )
         self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._loop.run_forever, name='swift-wire', daemon=True)
+        thread = threading.Thread(target=self._loop.run_forever, name='swift-connection', daemon=True)
         thread.start()
         self.close = weakref.finalize(self, _close, self._loop, self._client, thread)
 
