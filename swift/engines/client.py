@@ -19,10 +19,10 @@ from typing import Any
 
 from swift.core.errors import ModelError, RequestError, SwiftError, did_you_mean
 from swift.core.types import Piece, Request
+from swift.engines.connection import Connection
 from swift.engines.dialects import Delta, Dialect
 from swift.engines.native.text import Detokenizer, StopFinder
 from swift.engines.waiting import Deliver, Waiting
-from swift.engines.connection import Connection
 
 FINISH = {'stop': 'stop', 'length': 'length', 'abort': 'abort', 'error': 'error'}  # any other reason is a stop
 LOADING = 600.0  # seconds that a server may take to load an adapter

@@ -20,16 +20,16 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from swift.core.errors import ConfigError, HangError, RequestError, SwiftError
+from swift.core.errors import ConfigError, HangError, RequestError, SwiftError, UnavailableError
 
-CONNECT = 10.0  # seconds
+CONNECT, LOOK = 10.0, 2.0  # seconds for a connection, and for a look whether the server is there
 BUSY = (429, 503)
 AGAIN = 5  # times that a request is sent
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before it is sent again; doubled each time
 LONGEST_EVENT = 64 << 20  # bytes
 LONGEST_ERROR = 2000  # characters of an error that are shown
 DONE = '[DONE]'
-NOT_HTTP = f'expected http:// or https://, a host, and perhaps a port and a path; for example {"http://127.0.0.1:8000"}'
+WANTED = 'expected http:// or https://, a host, and perhaps a port and a path: http://127.0.0.1:8000'
 
 
 class Connection:
@@ -57,7 +57,7 @@ class Connection:
     ):
         parts = urlsplit(url)
         if parts.scheme not in ('http', 'https') or not parts.hostname:
-            raise ConfigError(f'{url!r} is no URL of a server: {NOT_HTTP}')
+            raise ConfigError(f'{url!r} is no URL of a server: {WANTED}')
         self.url = url.rstrip('/')
         self._failure = failure
         self._timeout = timeout
@@ -82,6 +82,16 @@ class Connection:
             raise SwiftError(f'the connection to {self.url} is closed')
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
+    def answers(self, path: str) -> bool:
+        """Whether the server answers a plain get at once, and well."""
+
+        async def look() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return (await self._client.get(path, timeout=LOOK)).is_success
+            return False
+
+        return self.start(look()).result()
+
     def call(self, path: str, body: Any = None, *, timeout: float | None = None) -> Any:
         """Post ``body``, or get without one, and wait for the JSON of the answer (its text where it is none).
 
@@ -89,7 +99,8 @@ class Connection:
             RequestError: the server says that the request is wrong.
             ConfigError: it refuses the key.
             HangError: it does not answer in time.
-            SwiftError: it cannot be reached, has ended, or failed.
+                UnavailableError: it cannot be reached, is busy, or has ended.
+            SwiftError: it failed.
         """
         return self.start(self.ask(path, body, timeout=timeout)).result()
 
@@ -138,7 +149,7 @@ class Connection:
         """Why there is no connection, or none any more."""
         what = 'cannot be reached' if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else 'hung up'
         reason = str(error) or type(error).__name__
-        return self._failure() or SwiftError(f'{self.url} {what}: {reason}')
+        return self._failure() or UnavailableError(f'{self.url} {what}: {reason}')
 
     def _refuse(self, status: int, found: Any) -> NoReturn:
         """Raise what an answer with an error means."""
@@ -148,7 +159,7 @@ class Connection:
         if status in (408, 504):
             raise HangError(f'{self.url} gave up: {text}')
         if status in BUSY:
-            raise SwiftError(f'{self.url} is busy ({status}), and was after {AGAIN} tries: {text}')
+            raise UnavailableError(f'{self.url} is busy ({status}), and was after {AGAIN} tries: {text}')
         if 400 <= status < 500:
             raise RequestError(text, param=param)
         raise self._failure() or SwiftError(f'{self.url} failed with {status}: {text}')

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from swift.core.errors import HangError, SwiftError
+from swift.core.errors import HangError, SwiftError, UnavailableError
 from swift.core.log import get_logger
 
 GUARD = Path(__file__).with_name('guard.py')
@@ -81,14 +81,14 @@ class Launched:
                 get_logger().info(f'{self.name} is starting, {now - started:.0f} s: {last[-120:]}')
             time.sleep(POLL)
 
-    def failure(self) -> SwiftError | None:
+    def failure(self) -> UnavailableError | None:
         """Why it does not run any more; None while it runs."""
         code = self._guard.poll()
         if code is None:
             return None
         self._reader.join(PATIENCE)
         ended = f'signal {code - 128}' if code > 128 else f'exit code {code}'
-        return SwiftError(f'{self.name} ended with {ended}. {self.last_words()}')
+        return UnavailableError(f'{self.name} ended with {ended}. {self.last_words()}')
 
     def last_words(self) -> str:
         """The end of what it wrote, for an error message."""

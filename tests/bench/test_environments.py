@@ -6,6 +6,7 @@ import pytest
 
 from swift.bench import environments
 from swift.bench.peers import PEERS
+from swift.core import environments as building
 from swift.core.errors import ConfigError, SwiftError
 
 
@@ -17,8 +18,8 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def calls(monkeypatch):
     made = []
-    monkeypatch.setattr(environments, '_call', lambda command, folder: made.append(' '.join(command)))
-    monkeypatch.setattr(environments, 'put_stand_ins', lambda peer: made.append('stand-ins'))
+    monkeypatch.setattr(building, 'call', lambda command, folder: made.append(' '.join(command)))
+    monkeypatch.setattr(building, 'put_stand_ins', lambda environment: made.append('stand-ins'))
     return made
 
 
@@ -53,17 +54,17 @@ def test_preparing_takes_torch_first_and_holds_it_there(calls):
 
 
 def test_preparing_goes_on_where_it_was_stopped(calls, monkeypatch):
-    record = environments._call
+    record = building.call
 
     def fails(command, folder):
         if 'install' in command and not command[-1].startswith('torch'):
             raise SwiftError('no network')
         record(command, folder)
 
-    monkeypatch.setattr(environments, '_call', fails)
+    monkeypatch.setattr(building, 'call', fails)
     assert environments.prepare(['trl'], lambda text: None) == ['trl']
     assert 'trl' not in environments.pythons([], [])
-    monkeypatch.setattr(environments, '_call', record)
+    monkeypatch.setattr(building, 'call', record)
     before = len(calls)
     environments.prepare(['trl'], lambda text: None)
     assert len(calls) == before + 1  # only the packages were missing
