@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from swift.commands.inherit import split_adapter
 from swift.core.config import Config
 from swift.core.errors import did_you_mean
 from swift.core.flags import flags_of
+from swift.models.args import split_adapter
 from swift.objectives import matryoshka
 from swift.objectives.args import problems_of_task
 
@@ -55,6 +55,13 @@ RANGES: dict[str, tuple[float, float | None]] = {
     'min_p': (0, 1),
     'top_logprobs': (0, 20),
     'write_batch_size': (1, None),
+    'backend_timeout': (1, None),
+    'vllm_gpu_memory_utilization': (0, 1),
+    'vllm_tensor_parallel_size': (1, None),
+    'sglang_mem_fraction_static': (0, 1),
+    'sglang_tp_size': (1, None),
+    'lmdeploy_cache_max_entry_count': (0, 1),
+    'lmdeploy_tp': (1, None),
     'lmbda': (0, 1),
     'sft_alpha': (0, None),
     'gkd_logits_topk': (1, None),

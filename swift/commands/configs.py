@@ -27,9 +27,9 @@ from swift.core.layers import Given
 from swift.core.log import get_logger, once
 from swift.core.vocabulary import Vocabulary, read_table
 from swift.data.args import DataArgs
-from swift.engines.args import EngineArgs, GenerationArgs
+from swift.engines.args import LIBRARIES, EngineArgs, GenerationArgs, LmdeployArgs, SglangArgs, VllmArgs, not_native
 from swift.export.args import ExportArgs
-from swift.models.args import ModelArgs
+from swift.models.args import ModelArgs, split_adapter
 from swift.objectives import args as objectives
 from swift.objectives.args import ObjectiveArgs, TaskArgs
 from swift.objectives.distill_args import DistillArgs
@@ -86,7 +86,7 @@ class ModelConfig(Config):
 
     def remote_adapters(self) -> list[str]:
         """Adapters that are no local folders: they are downloaded before the model is known."""
-        return [path for path in (inherit.split_adapter(a)[1] for a in self.model.adapters) if not Path(path).exists()]
+        return [path for path in (split_adapter(a)[1] for a in self.model.adapters) if not Path(path).exists()]
 
 
 @dataclass(kw_only=True)
@@ -265,14 +265,36 @@ class VerifyConfig(RlhfConfig):
 
 
 @dataclass(kw_only=True)
-class InferConfig(ModelConfig):
+class AnswerConfig(ModelConfig):
+    """What every verb that opens an engine shares (see ``engines.opening``)."""
+
+    generation: GenerationArgs = field(default_factory=GenerationArgs)
+    engine: EngineArgs = field(default_factory=EngineArgs)
+    vllm: VllmArgs = field(default_factory=VllmArgs)
+    sglang: SglangArgs = field(default_factory=SglangArgs)
+    lmdeploy: LmdeployArgs = field(default_factory=LmdeployArgs)
+
+    def derive(self) -> None:
+        """Says which flags belong to engines that do not answer."""
+        super().derive()
+        chosen = self.engine.infer_backend
+        for name, flag in flags_of(type(self)).items():
+            library = flag.groups[0]
+            if library in LIBRARIES and library != chosen and self.sources.get(name, 'default') != 'default':
+                self.notes.append(f'{name}: belongs to --infer_backend {library}, and {chosen} answers')
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Flags of the model that only the native engine follows."""
+        yield from super().check()
+        yield from not_native(self.model, self.engine.infer_backend)
+
+
+@dataclass(kw_only=True)
+class InferConfig(AnswerConfig):
     """swift infer"""
 
     verb: ClassVar[str] = 'infer'
     defaults: ClassVar[dict[str, Any]] = {'load_args': True}
-
-    generation: GenerationArgs = field(default_factory=GenerationArgs)
-    engine: EngineArgs = field(default_factory=EngineArgs)
 
     def check(self) -> Iterator[tuple[str, str]]:
         """Combinations that cannot work."""
@@ -297,7 +319,7 @@ class ExportConfig(ModelConfig):
         """The result stands beside the checkpoint."""
         super().derive()
         if self.model.adapters:
-            _, path = inherit.split_adapter(self.model.adapters[0])
+            _, path = split_adapter(self.model.adapters[0])
             self.fill('output_dir', f'{path.rstrip("/")}-merged')
 
     def check(self) -> Iterator[tuple[str, str]]:

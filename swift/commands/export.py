@@ -8,9 +8,9 @@ from typing import Any
 
 from swift.commands import configs
 from swift.commands.configs import ExportConfig
-from swift.commands.inherit import split_adapter
 from swift.core.errors import ConfigError
 from swift.core.log import say
+from swift.models.args import split_adapter
 
 
 def export_main(args: Any = None) -> Path:

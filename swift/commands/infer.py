@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from swift.commands import configs
 from swift.commands.configs import InferConfig
-from swift.commands.inherit import split_adapter
 from swift.commands.results import Results, rows_to_answer, write
 from swift.core.errors import ConfigError, DataError, RowError
 from swift.core.log import say
@@ -44,7 +43,9 @@ def main(cfg: InferConfig) -> list[dict[str, Any]]:
         from swift.commands import score as heads
 
         return heads.main(cfg, prompts)
-    engine = open_engine(cfg)
+    from swift.engines.opening import open_chat
+
+    engine = open_chat(cfg)
     try:
         if cfg.data.val_dataset or cfg.data.dataset:
             return answer_dataset(engine, cfg)
@@ -53,29 +54,6 @@ def main(cfg: InferConfig) -> list[dict[str, Any]]:
         return chat(engine, cfg)
     finally:
         engine.close()
-
-
-def open_engine(cfg: InferConfig) -> ChatEngine:
-    """The engine with the model, template and adapters of the configuration.
-
-    Raises:
-        ConfigError, ModelError, TemplateError: they cannot be loaded.
-    """
-    from swift import models, templates
-    from swift.engines import ENGINES
-
-    builder = models.load(cfg.model)
-    named = [split_adapter(text) for text in cfg.model.adapters]
-    return ENGINES[cfg.engine.infer_backend](
-        builder,
-        template=templates.make(builder.tokenizer, builder.info, cfg.template),
-        adapters=[path for _, path in named],
-        adapter_names=[name or Path(path).name for name, path in named],
-        response_prefix=cfg.template.response_prefix,
-        max_batch_size=cfg.engine.max_batch_size,
-        use_hf=cfg.model.use_hf,
-        hub_token=cfg.model.hub_token,
-    )
 
 
 def request_config(cfg: InferConfig) -> RequestConfig:

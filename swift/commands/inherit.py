@@ -17,6 +17,7 @@ from typing import Any
 from swift.core.errors import ConfigError, CorruptError
 from swift.core.flags import flags_of
 from swift.core.layers import Given
+from swift.models.args import split_adapter
 
 # How the weights are to be read is the checkpoint's own knowledge, whatever flags say.
 FORCED = ('tuner_type', 'task_type', 'bnb_4bit_quant_type', 'bnb_4bit_use_double_quant')
@@ -128,12 +129,6 @@ def settings(config: Any, given: AbstractSet[str], *, resumed: str | None = None
         for name in flags
         if name in names - taken and args.get(name) is not None
     ]
-
-
-def split_adapter(text: str) -> tuple[str | None, str]:
-    """``name=path`` as (name, path); a path alone has no name."""
-    name, equals, path = text.partition('=')
-    return (name, path) if equals and '/' not in name and not Path(text).exists() else (None, text)
 
 
 def find(text: str) -> Checkpoint | None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from swift.commands.configs import InferConfig
-from swift.commands.inherit import split_adapter
 from swift.core import files
 from swift.core.errors import ConfigError
 from swift.core.log import say
+from swift.models.args import split_adapter
 
 FLUSH = 10.0  # seconds after which answers are written although write_batch_size is not reached
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from swift.commands import prepare
 from swift.commands.configs import InferConfig
-from swift.commands.inherit import split_adapter
 from swift.commands.results import rows_to_answer, write
 from swift.core.errors import ConfigError, DataError, RowError
 from swift.core.log import say
 from swift.core.types import Builder, Encoded, Message, Outputs, Sample
+from swift.models.args import split_adapter
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,18 +9,17 @@ folder where it can and on loopback where it cannot, and ends with us however we
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import shutil
 import socket
 import tempfile
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swift.core.errors import SwiftError
 from swift.core.log import get_logger
 from swift.engines import installed
 from swift.engines.client import RemoteEngine
@@ -46,7 +45,6 @@ class Job:
     max_model_len: int | None = None
     adapters: Mapping[str, Path] = field(default_factory=dict)
     trust_remote_code: bool = False
-    seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -75,12 +73,19 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A library. ``loads_early``: its server must be told of adapters when it starts, and there is no later."""
+    """A library.
+
+    ``length``: its argument for the longest prompt with its answer. ``renamed``: flags whose rest is not the name of
+    the argument. ``early``: ``start`` names the adapters to the server, so that they need not be loaded later.
+    """
 
     package: Package
     dialect: Dialect
     start: Callable[[Job, Installed, Place], Start]
+    length: str = 'max_model_len'
     health: str = '/health'
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    early: bool = False
     update: Callable[[Connection, Any], None] | None = None
 
 
@@ -127,9 +132,10 @@ class ServerEngine(RemoteEngine):
                 backend.dialect,
                 model=job.name,
                 decode=decode,
+                adapters=tuple(job.adapters) if backend.early else (),
                 overwrite=None if update is None else (lambda weights: update(connection, weights)),
             )
-            for name, path in job.adapters.items():
+            for name, path in () if backend.early else job.adapters.items():
                 self.load_adapter(name, path)
             self.server = server
             self._close = weakref.finalize(self, undo.pop_all().close)
@@ -151,8 +157,6 @@ def words(settings: Mapping[str, Any]) -> Iterator[str]:
 
     None is left out, True is the bare word, False its ``--no-`` twin, a list several values, a mapping JSON.
     """
-    import json
-
     for name, value in settings.items():
         word = name.replace('_', '-')
         if value is None:

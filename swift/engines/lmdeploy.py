@@ -16,7 +16,6 @@ from swift.engines.dialects import DIALECTS
 from swift.engines.installed import Installed, Package
 
 PACKAGE = Package('LMDeploy', 'lmdeploy', 'cli/utils.py', (), ('lmdeploy',), {'cuda': ('lmdeploy>=0.10,<1',)})
-RENAMED = {'vision_batch_size': 'vision_max_batch_size'}  # our flags -> its arguments
 
 
 def start(job: Job, found: Installed, place: Place) -> Start:
@@ -40,4 +39,6 @@ def start(job: Job, found: Installed, place: Place) -> Start:
     return Start([*serve, *where, *words(given)], {'HF_HUB_OFFLINE': '1', 'NO_COLOR': '1'})
 
 
-BACKEND = Backend(PACKAGE, DIALECTS['LMDeploy'], start)
+BACKEND = Backend(
+    PACKAGE, DIALECTS['LMDeploy'], start, length='session_len', renamed={'vision_batch_size': 'vision_max_batch_size'}
+)

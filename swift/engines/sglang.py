@@ -34,7 +34,6 @@ def start(job: Job, found: Installed, place: Place) -> Start:
         'api_key': place.key,
         'dtype': job.dtype,
         'context_length': job.max_model_len,
-        'random_seed': job.seed,
         'trust_remote_code': job.trust_remote_code,
         'sampling_defaults': 'openai',
         **job.settings,
@@ -48,4 +47,4 @@ def start(job: Job, found: Installed, place: Place) -> Start:
     return Start(['-m', 'sglang.launch_server', '--config', str(config)], {'HF_HUB_OFFLINE': '1', 'NO_COLOR': '1'})
 
 
-BACKEND = Backend(PACKAGE, DIALECTS['SGLang'], start, health='/health', adapters_at_start=True)
+BACKEND = Backend(PACKAGE, DIALECTS['SGLang'], start, length='context_length', early=True)

@@ -39,7 +39,6 @@ def start(job: Job, found: Installed, place: Place) -> Start:
         'served_model_name': job.name,
         'dtype': job.dtype,
         'max_model_len': job.max_model_len,
-        'seed': job.seed,
         'trust_remote_code': job.trust_remote_code or None,
         'generation_config': 'vllm',
         'disable_log_stats': True,

@@ -1,6 +1,7 @@
 """Flags that choose a model and say how it is loaded."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 
@@ -68,3 +69,9 @@ class ModelArgs(QuantArgs):
     """Read args.json beside the checkpoint and fill what was not given."""
     load_data_args: bool = False
     """Read the data flags from that args.json as well."""
+
+
+def split_adapter(text: str) -> tuple[str | None, str]:
+    """``name=path`` as (name, path); a path alone has no name."""
+    name, equals, path = text.partition('=')
+    return (name, path) if equals and '/' not in name and not Path(text).exists() else (None, text)
