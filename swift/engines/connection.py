@@ -23,6 +23,7 @@ import httpx
 from swift.core.errors import ConfigError, HangError, RequestError, SwiftError, UnavailableError
 
 CONNECT, LOOK = 10.0, 2.0  # seconds for a connection, and for a look whether the server is there
+DYING, LOOK_AGAIN = 4.0, 0.1  # seconds in which a server of ours that hung up is seen to end
 BUSY = (429, 503)
 AGAIN = 5  # times that a request is sent
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before it is sent again; doubled each time
@@ -40,7 +41,7 @@ class Connection:
         key: Sent as ``Authorization: Bearer``.
         socket: A Unix socket that it listens on, instead of the host of ``url``.
         timeout: Seconds without a byte after which a call fails.
-        failure: Asked when the connection breaks: why the server has ended, if that is known.
+        failure: Of a server that is ours: why it has ended; None while it runs.
 
     Raises:
         ConfigError: ``url`` is none.
@@ -53,7 +54,7 @@ class Connection:
         key: str | None = None,
         socket: Path | None = None,
         timeout: float = 600.0,
-        failure: Callable[[], SwiftError | None] = lambda: None,
+        failure: Callable[[], SwiftError | None] | None = None,
     ):
         parts = urlsplit(url)
         if parts.scheme not in ('http', 'https') or not parts.hostname:
@@ -137,19 +138,22 @@ class Connection:
                         self._refuse(response.status_code, _parsed(response.text))
                     wait = _retry_after(response, wait)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                if wait is None or self._failure() is not None:
-                    raise self._broken(error) from error
+                if wait is None or (self._failure is not None and self._failure() is not None):
+                    raise await self._broken(error) from error
             except httpx.TimeoutException as error:
                 raise HangError(f'{self.url}{path} sent nothing for {timeout or self._timeout:.0f} s') from error
             except httpx.TransportError as error:
-                raise self._broken(error) from error
+                raise await self._broken(error) from error
             await asyncio.sleep(wait)
 
-    def _broken(self, error: httpx.TransportError) -> SwiftError:
-        """Why there is no connection, or none any more."""
+    async def _broken(self, error: httpx.TransportError) -> SwiftError:
+        """Why there is no connection, or none any more. A server that dies is first heard, then seen to have died."""
+        for _ in range(int(DYING / LOOK_AGAIN) if self._failure is not None else 0):
+            if (reason := self._failure()) is not None:
+                return reason
+            await asyncio.sleep(LOOK_AGAIN)
         what = 'cannot be reached' if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else 'hung up'
-        reason = str(error) or type(error).__name__
-        return self._failure() or UnavailableError(f'{self.url} {what}: {reason}')
+        return UnavailableError(f'{self.url} {what}: {str(error) or type(error).__name__}')
 
     def _refuse(self, status: int, found: Any) -> NoReturn:
         """Raise what an answer with an error means."""
@@ -162,7 +166,7 @@ class Connection:
             raise UnavailableError(f'{self.url} is busy ({status}), and was after {AGAIN} tries: {text}')
         if 400 <= status < 500:
             raise RequestError(text, param=param)
-        raise self._failure() or SwiftError(f'{self.url} failed with {status}: {text}')
+        raise SwiftError(f'{self.url} failed with {status}: {text}')
 
 
 def _close(loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient, thread: threading.Thread) -> None:

@@ -155,8 +155,9 @@ def test_a_terminal_gets_a_chat(world, tmp_path, monkeypatch, capsys):
     assert 'adapters: base, first, second' in capsys.readouterr().out
 
 
-def test_other_engines_are_refused_by_name(world):
-    with pytest.raises(ConfigError, match='--infer_backend vllm'):
+def test_an_engine_that_is_not_installed_says_how_to_install_it(world, tmp_path, monkeypatch):
+    monkeypatch.setenv('SWIFT_CACHE', str(tmp_path))
+    with pytest.raises(ConfigError, match='--infer_backend vllm: vLLM is not installed. swift doctor --install vllm'):
         infer_main(['--model', str(world / 'tiny'), '--prompt', 'Hi', '--infer_backend', 'vllm'])
 
 
