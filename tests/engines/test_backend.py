@@ -122,7 +122,7 @@ def test_a_server_that_does_not_start_says_why(start):
 
 
 def test_a_server_that_takes_too_long_is_ended(start):
-    with pytest.raises(HangError, match='not ready after 1 s .--backend_timeout'):
+    with pytest.raises(HangError, match=r'not ready after 1 s .--backend_timeout'):
         start(timeout=1.0, slow=60)
 
 
@@ -220,7 +220,7 @@ def test_settings_of_flags_leave_the_rest_to_the_library():
     }  # fmt: skip
     assert settings_of(VllmArgs(vllm_enable_prefix_caching=False), vllm.BACKEND)['enable_prefix_caching'] is False
     assert settings_of(LmdeployArgs(), lmdeploy.BACKEND)['vision_max_batch_size'] == 1
-    with pytest.raises(ConfigError, match='--vllm_engine_kwargs .*a JSON object'):
+    with pytest.raises(ConfigError, match=r'--vllm_engine_kwargs .*a JSON object'):
         settings_of(VllmArgs(vllm_engine_kwargs='fast'), vllm.BACKEND)
 
 

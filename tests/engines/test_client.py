@@ -97,13 +97,11 @@ def test_what_a_server_would_ignore_is_refused(remote, field):
 
 def test_log_probabilities_of_the_prompt_come_with_a_whole_answer(server, remote):
     request = Request('r', tuple(plain.prompts()[1]), replace(GREEDY, prompt_logprobs=2))
-    wanted = list(server.engine.stream(request))[0].prompt_logprobs
+    wanted = next(server.engine.stream(request)).prompt_logprobs
     if not wanted:
         pytest.skip('the native engine has none yet')
     (piece,) = remote().stream(request)
-    assert [(e.id, round(e.logprob, 5)) for e in piece.prompt_logprobs] == [
-        (e.id, round(e.logprob, 5)) for e in wanted
-    ]
+    assert [(e.id, round(e.logprob, 5)) for e in piece.prompt_logprobs] == [(e.id, round(e.logprob, 5)) for e in wanted]
 
 
 def test_streams_come_piece_by_piece_to_event_loops_too(server, remote):
@@ -194,14 +192,14 @@ def test_a_busy_server_is_asked_again_when_it_says_and_not_for_ever(server, remo
     assert list(remote().stream(Request('r', (5,), GREEDY)))[-1].finish
     assert time.monotonic() - began >= 0.2
     server.faults = [(429, {}, {'error': {'message': 'full'}})] * connection.AGAIN
-    with pytest.raises(UnavailableError, match='busy .429.*full'):
+    with pytest.raises(UnavailableError, match=r'busy .429.*full'):
         list(remote().stream(Request('r', (5,), GREEDY)))
     assert not server.faults
 
 
 def test_an_answer_that_breaks_off_is_an_error_and_not_asked_again(server, remote):
     server.cut_after, before = 2, len(server.asked)
-    with pytest.raises(SwiftError, match='without saying why|hung up'):
+    with pytest.raises(SwiftError, match=r'without saying why|hung up'):
         list(remote().stream(Request('r', tuple(plain.prompts()[0]), GREEDY)))
     assert len(server.asked) == before + 1
 
@@ -209,7 +207,7 @@ def test_an_answer_that_breaks_off_is_an_error_and_not_asked_again(server, remot
 def test_nobody_there_is_said_after_a_few_tries(monkeypatch):
     monkeypatch.setattr(connection, 'FIRST_WAIT', 0.01)
     engine = RemoteEngine(Connection('http://127.0.0.1:9'), DIALECTS['vLLM'], model='m', decode=lambda ids: '')
-    with pytest.raises(UnavailableError, match='127.0.0.1:9 cannot be reached'):
+    with pytest.raises(UnavailableError, match=r'127.0.0.1:9 cannot be reached'):
         list(engine.stream(Request('r', (5,), GREEDY)))
     engine.close()
 

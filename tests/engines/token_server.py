@@ -1,4 +1,4 @@
-"""A small real HTTP server over the native engine, which speaks as vLLM, SGLang and LMDeploy do, and fails on demand."""
+"""A real HTTP server over the native engine that speaks as vLLM, SGLang and LMDeploy do, and fails on demand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 from swift.core.types import Grammar, Piece, Request, Sampling
 from swift.engines.native.engine import NativeEngine
@@ -151,7 +152,7 @@ class VLLM:
 class SGLANG:
     """Events hold all tokens up to now."""
 
-    held: dict = {}
+    held: ClassVar[dict] = {}
 
     @classmethod
     def request(cls, body: dict) -> Request:
