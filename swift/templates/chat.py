@@ -21,7 +21,9 @@ import numpy as np
 from swift.core.errors import RowError
 from swift.core.types import ROLES, Encoded, Message, Sample
 from swift.templates import thinking
+from swift.templates.answers import Speech
 from swift.templates.args import TemplateArgs
+from swift.templates.calls import by_name, of_template
 from swift.templates.conversation import Conversation
 from swift.templates.fingerprint import digest
 from swift.templates.jinja import Source
@@ -160,9 +162,24 @@ class ChatTemplate:
         said = [part for part in _said(trace, conversation.messages) if part.end <= own[-1].end]
         return trace.text[: own[-1].end], said
 
+    @cached_property
+    def speech(self) -> Speech:
+        """How the model marks its reasoning and its calls."""
+        source = self._choose(True)
+        calls = by_name(self.args.agent_template) if self.args.agent_template else of_template(source.text)
+        return Speech(calls, thinking.spoken(source))
+
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of answer tokens, without control tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """Text of answer tokens, without control tokens but those that mark reasoning and calls."""
+        said = [id for id in ids if id not in self._silent]
+        return self.tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    @cached_property
+    def _silent(self) -> frozenset[int]:
+        """Control tokens that answers are shown without."""
+        marks = self.speech.marks
+        tokens = self.tokenizer.added_tokens_decoder.items()
+        return frozenset(id for id, token in tokens if token.special and not any(token.content in m for m in marks))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -8,7 +8,7 @@ It gets what it understands; what it strips afterwards is trained as rendered.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from swift.core.types import Message
@@ -28,7 +28,10 @@ TAGS = (
     ('<|channel>thought\n', '<channel|>'),
     ('<|inner_prefix|>', '<|inner_suffix|>'),
     ('<|begin_of_thought|>', '<|end_of_thought|>'),
+    ('◁think▷', '◁/think▷'),
 )
+# Granite says them in plain words.
+SPOKEN = ('Here is my thought process:', 'Here is my response:')
 _CLOSED = re.compile('|'.join(re.escape(close) for _, close in TAGS) + r'|</seed:cot_budget_reflect>')
 _OPENED = re.compile('(?:' + '|'.join(re.escape(open.strip()) for open, _ in TAGS) + r')\s*\Z')
 _INLINE = re.compile(r'\s*<think>(.*?)</think>\s*', re.DOTALL)
@@ -76,6 +79,17 @@ def is_tag(word: str) -> bool:
 def opens(written: str) -> bool:
     """True if ``written``, the template's words before an answer, leaves thinking open."""
     return bool(_OPENED.search(written))
+
+
+def spoken(source: Source) -> tuple[tuple[str, str], ...]:
+    """What opens and closes reasoning in the answers of a model with this template."""
+    known = [(open.strip(), close.strip()) for open, close in (*TAGS, SPOKEN)]
+    return tuple(tags for tags in known if any(tag in source.text for tag in tags))
+
+
+def opened(prompt: str, tags: Iterable[tuple[str, str]]) -> str:
+    """The one of ``tags`` that opens the reasoning at the end of a prompt, or ''."""
+    return next((open for open, _ in tags if prompt.rstrip().endswith(open)), '')
 
 
 def without_opening(prompt: str) -> str:

@@ -1,0 +1,277 @@
+"""How models write tool calls: one row for each format.
+
+A row says what stands around a call, its name and its arguments; readers (``calls_reading.py``), writers and grammars
+(``calls_forcing.py``) are made of it. Strings are written as they stand; readers pass over blanks at their edges.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from swift.core.errors import ConfigError, did_you_mean
+from swift.core.types import ToolCall
+
+Body = Literal['object', 'named', 'tags', 'python', 'gemma', 'harmony']
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write calls.
+
+    ``body``: what a call is:
+        object   open {"name": ..., "arguments": {...}} close; in a list of them if ``listed``
+        named    open NAME name_end {...} close
+        tags     open NAME name_end (key[0] KEY key[1] VALUE key[2])... close
+        python   open [NAME(KEY=VALUE, ...), ...] close
+        gemma    open NAME{KEY:VALUE, ...} close
+        harmony  messages with a channel and a recipient
+    ``section`` stands around all calls of an answer, ``between`` between two. ``bare``: nothing marks a call, so only
+    the very beginning of an answer is taken for one, and only if it names a tool that there is. ``typed``: the key
+    brings attributes, of which ``string="true"`` or ``type="string"`` tells text from JSON. ``numbered``: the name
+    ends with ``:0``, ``:1`` ... and is the call's id. ``marks``: a chat template that has all of them speaks so.
+    """
+
+    name: str
+    body: Body
+    marks: tuple[str, ...] = ()
+    open: str = ''
+    name_end: str = ''
+    close: str = ''
+    section: tuple[str, str] = ('', '')
+    between: str = ''
+    key: tuple[str, str, str] = ('', '', '')
+    arguments: str = 'arguments'
+    listed: bool = False
+    bare: bool = False
+    typed: bool = False
+    numbered: bool = False
+
+
+_TOOL_CALL = {'open': '<tool_call>\n', 'close': '\n</tool_call>', 'between': '\n'}
+_REACT = {'open': 'Action:', 'name_end': 'Action Input:', 'close': 'Observation:', 'between': '\n'}
+_XML = {'name_end': '>\n', 'close': '</function>\n</tool_call>', 'between': '\n'}
+_GLM = {'open': '<tool_call>', 'close': '</tool_call>'}
+_DEEPSEEK = {
+    'section': ('<｜tool▁calls▁begin｜>', '<｜tool▁calls▁end｜>'),
+    'open': '<｜tool▁call▁begin｜>',
+    'name_end': '<｜tool▁sep｜>',
+    'close': '<｜tool▁call▁end｜>',
+}
+
+# Formats of which one's marks are a part of another's stand behind it.
+_ROWS = (
+    Format('harmony', 'harmony', marks=('<|channel|>', '<|message|>', '<|call|>')),
+    Format('gemma4', 'gemma', marks=('<|tool_call>',), open='<|tool_call>call:', close='<tool_call|>'),
+    Format(
+        'deepseek_v4',
+        'tags',
+        marks=('DSML｜tool_calls',),
+        section=('<｜DSML｜tool_calls>\n', '\n</｜DSML｜tool_calls>'),
+        open='<｜DSML｜invoke name="',
+        name_end='">\n',
+        key=('<｜DSML｜parameter name="', '>', '</｜DSML｜parameter>\n'),
+        close='</｜DSML｜invoke>',
+        between='\n',
+        typed=True,
+    ),
+    Format(
+        'deepseek_v3_2',
+        'tags',
+        marks=('DSML｜function_calls',),
+        section=('<｜DSML｜function_calls>\n', '\n</｜DSML｜function_calls>'),
+        open='<｜DSML｜invoke name="',
+        name_end='">\n',
+        key=('<｜DSML｜parameter name="', '>', '</｜DSML｜parameter>\n'),
+        close='</｜DSML｜invoke>',
+        between='\n',
+        typed=True,
+    ),
+    Format(
+        'deepseek_v3',
+        'named',
+        marks=('<｜tool▁call▁begin｜>', '```json'),
+        **{
+            **_DEEPSEEK,
+            'open': '<｜tool▁call▁begin｜>function<｜tool▁sep｜>',
+            'name_end': '\n```json\n',
+            'close': '\n```<｜tool▁call▁end｜>',
+            'between': '\n',
+        },
+    ),
+    Format('deepseek_v3_1', 'named', marks=('<｜tool▁call▁begin｜>',), **_DEEPSEEK),
+    Format(
+        'kimi_k2',
+        'named',
+        marks=('<|tool_call_argument_begin|>',),
+        section=('<|tool_calls_section_begin|>', '<|tool_calls_section_end|>'),
+        open='<|tool_call_begin|>functions.',
+        name_end='<|tool_call_argument_begin|>',
+        close='<|tool_call_end|>',
+        numbered=True,
+    ),
+    Format(
+        'minimax_m2',
+        'tags',
+        marks=('minimax:tool_call', '<invoke name='),
+        section=('<minimax:tool_call>\n', '\n</minimax:tool_call>'),
+        open='<invoke name="',
+        name_end='">\n',
+        key=('<parameter name="', '">', '</parameter>\n'),
+        close='</invoke>',
+        between='\n',
+    ),
+    Format(
+        'seed_oss',
+        'tags',
+        marks=('seed:tool_call', '<parameter='),
+        open='<seed:tool_call>\n<function=',
+        key=('<parameter=', '>', '</parameter>\n'),
+        **{**_XML, 'close': '</function>\n</seed:tool_call>'},
+    ),
+    Format(
+        'qwen3_coder',
+        'tags',
+        marks=('<function=', '<parameter='),
+        open='<tool_call>\n<function=',
+        key=('<parameter=', '>\n', '\n</parameter>\n'),
+        **_XML,
+    ),
+    Format(
+        'minicpm5',
+        'tags',
+        marks=('<function name="', '<param name="'),
+        open='<function name="',
+        name_end='">',
+        key=('<param name="', '">', '</param>'),
+        close='</function>',
+        between='\n',
+    ),
+    Format(
+        'glm4_7',
+        'tags',
+        marks=('<arg_key>', '{function-name}<arg_key>'),
+        key=('<arg_key>', '</arg_key><arg_value>', '</arg_value>'),
+        **_GLM,
+    ),
+    Format(
+        'glm4_5',
+        'tags',
+        marks=('<arg_key>',),
+        name_end='\n',
+        key=('<arg_key>', '</arg_key>\n<arg_value>', '</arg_value>\n'),
+        between='\n',
+        **_GLM,
+    ),
+    Format('mistral_v11', 'named', marks=('[TOOL_CALLS]', '[ARGS]'), open='[TOOL_CALLS]', name_end='[ARGS]'),
+    Format('mistral', 'object', marks=('[TOOL_CALLS]',), open='[TOOL_CALLS]', listed=True),
+    Format('nemotron', 'object', marks=('<TOOLCALL>',), open='<TOOLCALL>', close='</TOOLCALL>', listed=True),
+    Format('granite', 'object', marks=('<|tool_call|>',), open='<|tool_call|>', listed=True),
+    Format(
+        'internlm2',
+        'object',
+        marks=('<|action_start|>', '<|plugin|>'),
+        open='<|action_start|><|plugin|>\n',
+        close='<|action_end|>',
+        arguments='parameters',
+    ),
+    Format('lfm2', 'python', marks=('<|tool_call_start|>',), open='<|tool_call_start|>', close='<|tool_call_end|>'),
+    Format(
+        'hunyuan_hermes', 'object', marks=('<tool_calls>',), section=('<tool_calls>\n', '\n</tool_calls>'), **_TOOL_CALL
+    ),
+    Format('hermes', 'object', marks=('<tool_call>',), **_TOOL_CALL),
+    Format('youtu', 'object', open='<tool_call>', close='</tool_call>'),
+    Format(
+        'llama3',
+        'object',
+        marks=('{"name": function name, "parameters"',),
+        between='; ',
+        arguments='parameters',
+        bare=True,
+    ),
+    Format('pythonic', 'python', bare=True),
+    Format('glm4', 'named', marks=('<|observation|>', '可用工具'), name_end='\n', between='<|assistant|>', bare=True),
+    Format(
+        'qwen', 'named', marks=('✿FUNCTION✿',), open='✿FUNCTION✿:', name_end='✿ARGS✿:', close='✿RESULT✿', between='\n'
+    ),
+    Format('react', 'named', marks=('Action Input:',), **_REACT),
+)
+FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
+
+# Names of ``--agent_template`` that differ in the prompt, not in how calls are written.
+ALIASES = {
+    **dict.fromkeys(('react_en', 'react_zh', 'react_grpo', 'toolbench'), 'react'),
+    **dict.fromkeys(('qwen_en', 'qwen_zh', 'qwen_en_parallel', 'qwen_zh_parallel'), 'qwen'),
+    **dict.fromkeys(('qwen3_5', 'qwen3_xml', 'nemotron3'), 'qwen3_coder'),
+    **dict.fromkeys(('chatglm4',), 'glm4'),
+    **dict.fromkeys(('glm5_1', 'spark2_5'), 'glm4_7'),
+    **dict.fromkeys(('llama4', 'llama3_json', 'llama4_json'), 'llama3'),
+    **dict.fromkeys(('llama4_pythonic', 'llama3_pythonic'), 'pythonic'),
+    **dict.fromkeys(('kimi_k25',), 'kimi_k2'),
+    **dict.fromkeys(('deepseek_r1',), 'deepseek_v3'),
+    **dict.fromkeys(('gpt_oss', 'openai'), 'harmony'),
+}
+
+
+def by_name(name: str) -> Format:
+    """The format that ``--agent_template`` names. Raises ConfigError."""
+    found = FORMATS.get(ALIASES.get(name, name))
+    if found is None:
+        known = sorted({*FORMATS, *ALIASES})
+        raise ConfigError(
+            f'--agent_template {name}: unknown format of calls{did_you_mean(name, known)} Known: {", ".join(known)}'
+        )
+    return found
+
+
+def of_template(source: str) -> Format | None:
+    """The format that a chat template writes calls in, by what stands in its text; None if it shows no tools."""
+    if 'tools' not in source and 'tool_calls' not in source:
+        return None
+    return next((row for row in _ROWS if row.marks and all(mark in source for mark in row.marks)), None)
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+def write(form: Format, calls: Sequence[ToolCall]) -> str:
+    """The calls as an answer shows them."""
+    written = [_write_one(form, call, number) for number, call in enumerate(calls)]
+    if form.listed:
+        return form.open + '[' + ', '.join(written) + ']' + form.close
+    if form.body == 'python':
+        return form.open + '[' + ', '.join(written) + ']' + form.close
+    return form.section[0] + form.between.join(written) + form.section[1]
+
+
+def _write_one(form: Format, call: ToolCall, number: int) -> str:
+    arguments = decoded(call.arguments)
+    if form.body == 'object':
+        text = as_json({'name': call.name, form.arguments: arguments})
+        return text if form.listed else form.open + text + form.close
+    if form.body == 'named':
+        name = f'{call.name}:{number}' if form.numbered else call.name
+        return form.open + name + form.name_end + as_json(arguments) + form.close
+    if form.body == 'tags':
+        keys = ''.join(_write_key(form, key, value) for key, value in arguments.items())
+        return form.open + call.name + form.name_end + keys + form.close
+    if form.body == 'python':
+        return f'{call.name}({", ".join(f"{key}={value!r}" for key, value in arguments.items())})'
+    raise ConfigError(f'calls in the format {form.name} are written by the chat templates that have it')
+
+
+def _write_key(form: Format, key: str, value: Any) -> str:
+    before, after, end = form.key
+    text = value if isinstance(value, str) else as_json(value)
+    attribute = f'" string="{"true" if isinstance(value, str) else "false"}"' if form.typed else ''
+    return before + key + attribute + after + text + end
+
+
+def decoded(arguments: Any) -> Mapping[str, Any]:
+    """The arguments of a call as an object, also where a row has them as JSON text."""
+    value = json.loads(arguments) if isinstance(arguments, str) and arguments.strip() else arguments
+    return value or {}
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
