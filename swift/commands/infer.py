@@ -1,6 +1,6 @@
 """swift infer: chat in the terminal, answer prompts, or answer a whole dataset.
 
-models.load > templates.make > TransformersEngine > Chat | prompts | dataset > terminal | jsonl
+engines.opening > Chat | prompts | dataset > terminal | jsonl (batch)
 """
 
 from __future__ import annotations
@@ -14,14 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift.commands import configs
+from swift.commands.batch import open_batch
 from swift.commands.configs import InferConfig
-from swift.commands.results import Results, rows_to_answer, write
-from swift.core.errors import ConfigError, DataError, RowError
+from swift.commands.results import Results, rows_to_answer
+from swift.core.errors import (
+    ConfigError,
+    DataError,
+    NumericalError,
+    RequestError,
+    RowError,
+    SwiftError,
+    TemplateError,
+)
 from swift.core.log import say
 from swift.engines.protocol import InferRequest, RequestConfig
 
 if TYPE_CHECKING:
     from swift.engines.api import ChatEngine
+
+OF_A_ROW = (RequestError, RowError, TemplateError, NumericalError)  # errors that say nothing of the rows after
 
 
 def infer_main(args: Any = None) -> list[dict[str, Any]]:
@@ -141,17 +152,20 @@ def _prompts(cfg: InferConfig) -> list[str] | None:
 
 # --------------------------------------------------------------------------------------------------------- dataset
 def answer_dataset(engine: ChatEngine, cfg: InferConfig) -> list[dict[str, Any]]:
-    """Answer every row and write the answers, in order, to a jsonl file.
+    """Answer every row and write the answers, in order, to a jsonl file; a batch that was stopped goes on.
 
     Raises:
         DataError: after all rows: some could not be answered. They are in the file with their error.
+        SwiftError: the engine cannot answer any more; what was answered is in the file.
     """
     dataset, total = rows_to_answer(cfg)
-    started = time.monotonic()
-    rows = write(cfg, _answered(engine, cfg, dataset, total), total, 'answers')
+    batch = open_batch(cfg, dataset, total)
+    started, first = time.monotonic(), len(batch.earlier)
+    rows = batch.write(_answered(engine, cfg, dataset, range(first, total)), 'answers')
     seconds = time.monotonic() - started
     tokens, failed = engine.engine.stats()['answer_tokens'], [row for row in rows if 'error' in row]
-    say(f'{total - len(failed)} answers, {tokens:.0f} tokens in {seconds:.1f} s ({tokens / seconds:.1f} tokens/s)')
+    answered = sum('error' not in row for row in rows[first:])
+    say(f'{answered} answers, {tokens:.0f} tokens in {seconds:.1f} s ({tokens / seconds:.1f} tokens/s)')
     if cfg.engine.metric:
         say(', '.join(f'{name} {value:.4f}' for name, value in score(cfg.engine.metric, rows).items()))
     if failed:
@@ -159,13 +173,13 @@ def answer_dataset(engine: ChatEngine, cfg: InferConfig) -> list[dict[str, Any]]
     return rows
 
 
-def _answered(engine: ChatEngine, cfg: InferConfig, dataset: Any, total: int) -> Iterator[dict[str, Any]]:
-    """The result of each row, in order. Rows are read while others are answered."""
+def _answered(engine: ChatEngine, cfg: InferConfig, dataset: Any, places: range) -> Iterator[dict[str, Any]]:
+    """The result of the rows at ``places``, in order. Rows are read while others are answered."""
     config = replace(request_config(cfg), stream=False)
     under_way: deque[dict[str, Any]] = deque()  # rows without their answers; those that cannot be read have an error
 
     def asked() -> Iterator[tuple[InferRequest, RequestConfig]]:
-        for i in range(total):
+        for i in places:
             try:
                 row = dataset[i]
             except RowError as error:
@@ -179,6 +193,8 @@ def _answered(engine: ChatEngine, cfg: InferConfig, dataset: Any, total: int) ->
         while 'error' in under_way[0]:
             yield under_way.popleft()
         row = under_way.popleft()
+        if isinstance(response, SwiftError) and not isinstance(response, OF_A_ROW):
+            raise response  # of the engine: the next rows would only fail as well
         if isinstance(response, Exception):
             yield {**row, 'error': f'{type(response).__name__}: {response}'}
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from typing import Any
 
 from swift.commands.configs import InferConfig
 from swift.core import files
-from swift.core.errors import ConfigError
+from swift.core.errors import ConfigError, LockedError
 from swift.core.log import say
 from swift.models.args import split_adapter
 
@@ -20,8 +21,11 @@ FLUSH = 10.0  # seconds after which answers are written although write_batch_siz
 
 def result_path(cfg: InferConfig) -> Path:
     """Where answers go: --result_path, or a new file beside the checkpoint, or under result/ for a model of a hub."""
-    if cfg.engine.result_path:
-        return Path(cfg.engine.result_path)
+    return Path(cfg.engine.result_path) if cfg.engine.result_path else new_path(cfg)
+
+
+def new_path(cfg: InferConfig) -> Path:
+    """A new file, where none is given."""
     chosen = split_adapter(cfg.model.adapters[0])[1] if cfg.model.adapters else cfg.model.model
     place = Path(chosen) if Path(chosen, 'args.json').is_file() else Path('result', Path(chosen).name)
     return place / 'infer_result' / f'{datetime.now():%Y%m%d-%H%M%S}.jsonl'
@@ -62,7 +66,11 @@ def write(cfg: InferConfig, answers: Iterable[dict[str, Any]], total: int, what:
 
 
 class Results:
-    """Appends rows to a jsonl file, ``size`` at a time; what is left is written however the block ends."""
+    """Appends rows to a jsonl file, ``size`` at a time; what is left is written however the block ends.
+
+    Raises:
+        LockedError: another process appends to it.
+    """
 
     def __init__(self, path: Path, size: int):
         self._path, self._size = path, size
@@ -71,10 +79,17 @@ class Results:
 
     def __enter__(self) -> Results:
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._held = open(self._path, 'a', encoding='utf-8')
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._held.close()
+            raise LockedError(f'{self._path}: another process appends to it; give another --result_path') from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._write()
+        with self._held:
+            self._write()
 
     def add(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
