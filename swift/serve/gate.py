@@ -124,7 +124,8 @@ class Gate:
         longest = max(self._lines.values(), key=len)
         waiter = longest[-1]
         self._leave(waiter)
-        waiter.turn.set_exception(self._full())
+        if not waiter.turn.done():
+            waiter.turn.set_exception(self._full())
 
     def _full(self) -> ApiError:
         wait = min(60.0, self._seconds * (self.waiting + 1) / self._places)
@@ -142,6 +143,9 @@ class Gate:
         while self._lines:
             key = min(self._lines, key=lambda each: (self._taken[each], self._order[each]))
             waiter = self._lines[key][0]
+            if waiter.turn.done():  # it was cancelled in this very moment, and does not know it yet
+                self._leave(waiter)
+                continue
             if self.running + waiter.places > self._places:
                 return  # it has waited longest for its share: nobody goes before it
             self._leave(waiter)
