@@ -34,7 +34,7 @@ VERBS = (
     Verb('pt', 'Train on plain text (continued pre-training)', '用纯文本继续预训练', built=True),
     Verb('rlhf', "Align with people's preferences: DPO, KTO, GRPO ...", '偏好对齐：DPO、KTO、GRPO 等', built=True),
     Verb('infer', 'Chat, or answer a whole dataset', '聊天，或批量回答数据集', built=True),
-    Verb('deploy', 'Serve behind the OpenAI API', '以 OpenAI 接口部署服务'),
+    Verb('deploy', 'Serve behind the OpenAI API', '以 OpenAI 接口部署服务', built=True),
     Verb('rollout', 'Serve answers to a reinforcement learning run', '为强化学习提供采样服务'),
     Verb('sample', 'Draw many answers and keep the best', '多次采样并保留最好的回答'),
     Verb('eval', 'Measure a model on tasks', '评测模型'),
@@ -54,7 +54,7 @@ VERBS = (
     Verb(
         'show', 'Flags, models, datasets, templates, a configuration', '列出参数、模型、数据集、模板或配置', built=True
     ),
-    Verb('audit', 'Who trained what on which data', '谁用什么数据训练了什么'),
+    Verb('audit', 'Whether a log of requests is what was written', '核对请求审计日志是否被改动', built=True),
     Verb('bench', 'Speed and memory, side by side with others', '速度与显存对比测试', built=True),
 )
 
@@ -104,7 +104,7 @@ def _run(words: list[str]) -> int:
 
         print('\n'.join(usage_of(verb.name, verb.zh if lang == 'zh' else verb.en, lang)))
         return 0
-    if verb.name in ('show', 'bench'):  # they take words, not files, before their flags
+    if verb.name in ('show', 'bench', 'audit'):  # they take words, not files, before their flags
         return importlib.import_module(verb.module).main(rest)
     from swift.commands.configs import resolve
     from swift.core import startup

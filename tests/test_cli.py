@@ -52,7 +52,7 @@ def test_verbs_that_are_built_have_a_configuration():
     assert {verb.name for verb in cli.VERBS if verb.built} == set(CONFIGS)
 
 
-@pytest.mark.parametrize('argv', [['rollout'], ['megatron', 'sft', '--model', 'x'], ['web-ui'], ['deploy', '--help']])
+@pytest.mark.parametrize('argv', [['rollout'], ['megatron', 'sft', '--model', 'x'], ['web-ui'], ['eval', '--help']])
 def test_a_verb_that_is_not_built_says_so_in_one_line(argv):
     code, out, err = run(*argv)
     assert (code, out) == (2, '')

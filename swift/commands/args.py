@@ -42,6 +42,16 @@ class DoctorArgs:
 
 
 @dataclass(kw_only=True)
+class AuditArgs:
+    """What swift audit checks."""
+
+    head: str | None = None
+    """Hash of the last entry as it was kept elsewhere: shows whether lines were cut off since."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(kw_only=True)
 class PlanArgs:
     """What swift plan is asked."""
 

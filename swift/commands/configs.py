@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from swift.bench.args import BenchArgs
 from swift.commands import checks, inherit
-from swift.commands.args import DoctorArgs, InspectArgs, PlanArgs, PluginArgs, ReferenceArgs, ShowArgs
+from swift.commands.args import AuditArgs, DoctorArgs, InspectArgs, PlanArgs, PluginArgs, ReferenceArgs, ShowArgs
 from swift.commands.names import ALIASES, DEVIATIONS, ESTABLISHED, PATHS, SECTIONS, VALUES, VARIABLES
 from swift.core.config import Config, from_values, parse, settle
 from swift.core.errors import ConfigError
@@ -33,6 +33,8 @@ from swift.models.args import ModelArgs, split_adapter
 from swift.objectives import args as objectives
 from swift.objectives.args import ObjectiveArgs, TaskArgs
 from swift.objectives.distill_args import DistillArgs
+from swift.serve import args as serving
+from swift.serve.args import ServeArgs
 from swift.templates.args import TemplateArgs
 from swift.train.args import TrainArgs
 from swift.tuners.args import TunerArgs
@@ -307,6 +309,28 @@ class InferConfig(AnswerConfig):
 
 
 @dataclass(kw_only=True)
+class DeployConfig(AnswerConfig):
+    """swift deploy"""
+
+    verb: ClassVar[str] = 'deploy'
+    defaults: ClassVar[dict[str, Any]] = {'load_args': True}
+
+    serve: ServeArgs = field(default_factory=ServeArgs)
+
+    def derive(self) -> None:
+        """Says which flags belong to swift infer."""
+        super().derive()
+        for name in serving.IDLE:
+            if self.sources.get(name, 'default') != 'default':
+                self.notes.append(f'{name}: belongs to swift infer; requests say it for themselves')
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Addresses without a key, limits that cannot be, files that are not there."""
+        yield from super().check()
+        yield from serving.problems(self.serve)
+
+
+@dataclass(kw_only=True)
 class ExportConfig(ModelConfig):
     """swift export"""
 
@@ -359,6 +383,15 @@ class DoctorConfig(Config):
 
 
 @dataclass(kw_only=True)
+class AuditConfig(Config):
+    """swift audit"""
+
+    verb: ClassVar[str] = 'audit'
+
+    audit: AuditArgs = field(default_factory=AuditArgs)
+
+
+@dataclass(kw_only=True)
 class BenchConfig(Config):
     """swift bench"""
 
@@ -370,9 +403,9 @@ class BenchConfig(Config):
 CONFIGS: dict[str, type[Config]] = {
     config.verb: config
     for config in (
-        SftConfig, PtConfig, RlhfConfig, InferConfig, ExportConfig, MergeLoraConfig, InspectConfig, PlanConfig,
-        VerifyConfig,
-        ShowConfig, DoctorConfig, BenchConfig,
+        SftConfig, PtConfig, RlhfConfig, InferConfig, DeployConfig, ExportConfig, MergeLoraConfig,
+        InspectConfig, PlanConfig, VerifyConfig,
+        ShowConfig, DoctorConfig, AuditConfig, BenchConfig,
     )
 }  # fmt: skip
 

@@ -118,6 +118,8 @@ VARIABLES = {
     'USE_HF': 'use_hf',
     'TENSORBOARD_LOGGING_DIR': 'logging_dir',
     'SWANLAB_API_KEY': 'swanlab_token',
+    'SWIFT_API_KEY': 'api_key',
+    'SWIFT_ADMIN_API_KEY': 'admin_api_key',
     'NPROC_PER_NODE': 'nproc_per_node',
     'NNODES': 'nnodes',
     'INFONCE_TEMPERATURE': 'infonce_temperature',

@@ -74,7 +74,7 @@ class ChatEngine:
         self._special = special or {}
         self._stop_text = getattr(template, 'stop_text', '')  # of templates whose answers end with no token
         self._style = chat.Style(model_name, template.decode, response_prefix or '')
-        self._at_once = max_batch_size
+        self.at_once = max_batch_size
         self._ids = itertools.count()
 
     # ------------------------------------------------------------------------------------------------- established
@@ -142,7 +142,7 @@ class ChatEngine:
 
         A request that cannot be answered gives its exception in its place. Closing the iterator aborts what is open.
         """
-        window = AHEAD * min(self._at_once, BATCH * AHEAD)
+        window = AHEAD * min(self.at_once, BATCH * AHEAD)
         pending: deque[_Begun | Exception] = deque()
         try:
             for request, config in asked:

@@ -287,7 +287,7 @@ class _Child:
         self.gone = False
         self.stats: dict[str, float] = {}
         self.silent = 0.0  # seconds without a word, of those in which we were awake ourselves
-        self.stuck = 0.0  # such seconds in which it had work and finished no step
+        self.stuck = 0.0  # such seconds in which it had work and finished no step, or said it is not ready
         self._frames = wire.Frames()
         self._out: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
         self._ours, theirs = socket.socketpair()
@@ -322,7 +322,8 @@ class _Child:
         readable = self._poll.poll(timeout * 1000)
         awake = min(time.monotonic() - began, 2 * timeout)
         self.silent += awake
-        self.stuck = self.stuck + awake if self.stats.get('step_age', 0.0) > STEP else 0.0
+        at_work = self.stats.get('step_age', 0.0) <= STEP and self.stats.get('ready', 1.0)
+        self.stuck = 0.0 if at_work else self.stuck + awake
         if not readable:
             return []
         data = self._ours.recv(1 << 18)

@@ -134,8 +134,13 @@ class Served:
                 messages.append([kind, *value] if kind == 'answer' else [kind, value])
         if time.monotonic() - self._beaten >= BEAT / 2:
             self._beaten = time.monotonic()
-            messages.append(['stats', self._engine.stats() if self._engine is not None else {}])
+            messages.append(['stats', self._stats()])
         return messages
+
+    def _stats(self) -> dict[str, float]:
+        if self._engine is None:
+            return {}
+        return {**self._engine.stats(), 'ready': float(self._engine.ready)}
 
 
 def _of(taken: list[tuple[str, Any]], kind: str) -> list[tuple[str, Any]]:

@@ -65,6 +65,11 @@ class ServeArgs:
 
 
 LIMITS = ('requests_per_minute', 'tokens_per_minute', 'requests_per_day', 'tokens_per_day', 'parallel')
+IDLE = (
+    'seed', 'stream', 'logprobs', 'top_logprobs', 'prompt', 'result_path', 'write_batch_size', 'val_dataset_sample',
+    'metric',
+)  # fmt: skip
+"""Flags of answering that have no meaning here."""
 LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 
 

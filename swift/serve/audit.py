@@ -87,6 +87,11 @@ def _follow(path: Path, lines: Iterable[bytes]) -> Head:
     return head
 
 
+def hashes(path: Path) -> set[str]:
+    """Hashes of the entries of a file that was verified."""
+    return {entry['hash'] for line in path.read_bytes().splitlines() if (entry := _entry(line)) and 'hash' in entry}
+
+
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)

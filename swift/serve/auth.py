@@ -38,10 +38,10 @@ def key(text: str, *, id: str | None = None, allowance: Allowance | None = None,
 
 
 class Keys:
-    """All keys of a server. An empty set lets everybody in."""
+    """All keys of a server. An empty set lets everybody in, as ``anybody``."""
 
-    def __init__(self, keys: Iterable[Key]):
-        self._keys = tuple(keys)
+    def __init__(self, keys: Iterable[Key], *, anybody: Key = ANYBODY):
+        self._keys, self._anybody = tuple(keys), anybody
         ids = [each.id for each in self._keys]
         if len(set(ids)) < len(ids):
             raise ConfigError('two API keys have the same id; give each its own')
@@ -49,10 +49,15 @@ class Keys:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def find(self, authorization: str | None, *, default: Key = ANYBODY) -> Key:
-        """The key of an ``Authorization: Bearer`` header; ``default`` where none is asked for. Raises ApiError 401."""
+    @property
+    def all(self) -> tuple[Key, ...]:
+        """Everybody who may come in."""
+        return self._keys or (self._anybody,)
+
+    def find(self, authorization: str | None) -> Key:
+        """The key of an ``Authorization: Bearer`` header. Raises ApiError 401."""
         if not self._keys:
-            return default
+            return self._anybody
         scheme, _, text = (authorization or '').partition(' ')
         digest = hashlib.sha256(text.strip().encode()).digest()
         found = None

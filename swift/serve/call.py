@@ -30,6 +30,11 @@ class Call:
     detail: dict[str, Any] = field(default_factory=dict)  # what was said, where a flag asks for it
 
     @property
+    def quiet(self) -> bool:
+        """Whether it is one of the questions that probes ask all day long, and was answered well."""
+        return self.method == 'GET' and self.status == 200 and not self.path.startswith('/v1/')
+
+    @property
     def seconds(self) -> float:
         """Since it came."""
         return time.monotonic() - self.began

@@ -43,7 +43,8 @@ def prepare(asked: ChatRequest, house: House, adapter: str | None) -> Plan:
     words.judge(_texts(messages), house, 'messages')
     config = words.config(
         asked,
-        max_tokens=asked.max_completion_tokens or asked.max_tokens,
+        house.usual,
+        max_tokens=asked.max_completion_tokens or asked.max_tokens or house.usual.max_tokens,
         logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
     )
     try:

@@ -39,7 +39,12 @@ def prepare(asked: CompletionRequest, house: House, adapter: str | None) -> Plan
     words.judge((prompt for prompt in prompts if isinstance(prompt, str)), house, 'prompt')
     if len(prompts) * (asked.n or 1) > house.bounds.queue:
         raise invalid(f'prompt: at most {house.bounds.queue} answers at once', 'prompt')
-    config = words.config(asked, max_tokens=asked.max_tokens or USUAL_TOKENS, logprobs=asked.logprobs)
+    config = words.config(
+        asked,
+        house.usual,
+        max_tokens=asked.max_tokens or house.usual.max_tokens or USUAL_TOKENS,
+        logprobs=asked.logprobs,
+    )
     requests = []
     for prompt in prompts:
         ids = house.encode(prompt) if isinstance(prompt, str) else prompt

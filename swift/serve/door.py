@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from swift.core.log import get_logger
-from swift.serve.auth import ANYBODY
 from swift.serve.call import Call
 from swift.serve.errors import ApiError, invalid
 from swift.serve.house import House
@@ -79,7 +78,7 @@ class Door:
         if call.path in OPEN:
             return
         call.key = self._house.keys.find(_header(headers, b'authorization'))
-        if call.key is ANYBODY and not _is_local(_header(headers, b'host')):
+        if not self._house.keys and not _is_local(_header(headers, b'host')):
             raise ApiError(403, 'without API keys only this machine is served, under its own name', 'wrong_host')
         self._house.refuse_work(call)
 

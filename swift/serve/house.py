@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,16 @@ class Seen:
     )
 
 
+@dataclass(frozen=True)
+class Usual:
+    """What is done where a request does not say it; None of ``max_tokens`` means as many as fit."""
+
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
 @dataclass
 class House:
     """A server without its sockets.
@@ -70,6 +81,7 @@ class House:
     bounds: Bounds = field(default_factory=Bounds)
     rules: Sequence[Rule] = ()
     audit: Audit | None = None
+    usual: Usual = field(default_factory=Usual)
     owned_by: str = 'swift'
     max_logprobs: int = 20
     verbose: bool = False
@@ -192,7 +204,9 @@ class House:
                 self.seen.tokens.add(kind, by=tokens)
         if self.audit is not None and call.method == 'POST':
             self.audit.add(record)
-        get_logger('access').info(json.dumps({**record, 'client': call.client, **call.detail}, ensure_ascii=False))
+        level = logging.DEBUG if call.quiet else logging.INFO
+        line = json.dumps({**record, 'client': call.client, **call.detail}, ensure_ascii=False)
+        get_logger('access').log(level, line)
 
     def cut(self) -> None:
         """Abort everything that the engine answers; clients are told that it was."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from swift.core.types import Request
 from swift.engines.protocol import RequestConfig
 from swift.serve.bounds import SEED
 from swift.serve.errors import invalid
-from swift.serve.house import House
+from swift.serve.house import House, Usual
 from swift.serve.moderation import passes
 from swift.serve.schema import Generation
 
@@ -22,7 +22,7 @@ SAME = (
 GUIDED = {'guided_json': 'json', 'guided_regex': 'regex', 'guided_choice': 'choice', 'guided_grammar': 'grammar'}
 
 
-def config(asked: Generation, *, max_tokens: int | None, logprobs: int | None) -> RequestConfig:
+def config(asked: Generation, usual: Usual, *, max_tokens: int | None, logprobs: int | None) -> RequestConfig:
     """How to answer.
 
     Args:
@@ -33,11 +33,11 @@ def config(asked: Generation, *, max_tokens: int | None, logprobs: int | None) -
     return RequestConfig(
         **{name: getattr(asked, name) for name in SAME},
         max_tokens=max_tokens,
-        stop=stop,
+        stop=[*stop, *usual.stop],
         seed=None if asked.seed is None else asked.seed & SEED,
         n=asked.n or 1,
-        presence_penalty=asked.presence_penalty or 0.0,
-        frequency_penalty=asked.frequency_penalty or 0.0,
+        presence_penalty=_first(asked.presence_penalty, usual.presence_penalty),
+        frequency_penalty=_first(asked.frequency_penalty, usual.frequency_penalty),
         logprobs=logprobs is not None,
         top_logprobs=logprobs,
         ignore_eos=bool(asked.ignore_eos),
@@ -46,6 +46,10 @@ def config(asked: Generation, *, max_tokens: int | None, logprobs: int | None) -
         else asked.response_format.model_dump(by_alias=True, exclude_none=True),
         structured_outputs=_structured(asked),
     )
+
+
+def _first(given: float | None, usual: float) -> float:
+    return usual if given is None else given
 
 
 def _structured(asked: Generation) -> dict[str, Any] | None:
@@ -96,8 +100,3 @@ def opening(kind: str, object: str, model: str) -> dict[str, Any]:
 def wants_usage(asked: Generation) -> bool:
     """Whether a last chunk counts the tokens."""
     return bool(asked.stream_options and asked.stream_options.include_usage)
-
-
-def all_ids(parts: Sequence[Sequence[int]]) -> list[int]:
-    """Ids of all parts, one after the other."""
-    return [id for part in parts for id in part]

@@ -1,0 +1,208 @@
+"""swift deploy: a model and its adapters behind the OpenAI API.
+
+bind > keys, ledger, rules, audit > engine in a process of its own > templates in this one > serve > drain > exit 0
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift.commands import configs
+from swift.commands.configs import DeployConfig
+from swift.core import cache
+from swift.core.errors import ConfigError
+from swift.core.log import get_logger, say
+from swift.models.args import split_adapter
+from swift.serve import installed
+
+if TYPE_CHECKING:
+    from swift.engines.api import ChatEngine
+    from swift.engines.child import ChildEngine
+    from swift.serve.auth import Keys
+    from swift.serve.house import House
+    from swift.serve.server import Place, Server
+
+ENGINE = 'swift.engines.opening:open_tokens'
+AHEAD = 2  # answers that are given to the engine for each that it decodes at once, so that none of its places is empty
+
+
+def deploy_main(args: Any = None) -> int:
+    """Serve as ``swift deploy`` does, until a signal.
+
+    Args:
+        args: an argument list, a configuration or DeployArguments, or None for the command line.
+
+    Returns:
+        0 when everything that was under way has ended.
+    """
+    return main(configs.resolve('deploy', args))
+
+
+def main(cfg: DeployConfig) -> int:
+    """Open the engine and serve it."""
+    with opened(cfg) as (server, listener):
+        asyncio.run(server.run_on(listener))
+    get_logger().info('ended')
+    return 0
+
+
+@contextlib.contextmanager
+def run_deploy(args: Any, return_url: bool = False) -> Iterator[int | str]:
+    """Serve in the background as long as the block runs; gives the port, or the address for clients.
+
+    Args:
+        args: as for ``deploy_main``; port 0 takes any that is free.
+        return_url: give ``http://127.0.0.1:PORT/v1``.
+    """
+    with opened(configs.resolve('deploy', args)) as (server, listener):
+        thread = threading.Thread(target=lambda: asyncio.run(server.run_on(listener)), name='swift-server', daemon=True)
+        thread.start()
+        port = listener.getsockname()[1]
+        try:
+            yield f'http://127.0.0.1:{port}/v1' if return_url else port
+        finally:
+            server.handle_exit(signal.SIGTERM, None)
+            thread.join()
+
+
+@contextlib.contextmanager
+def opened(cfg: DeployConfig) -> Iterator[tuple[Server, socket.socket]]:
+    """Everything that serves, ready to run; closed when the block ends.
+
+    Raises:
+        ConfigError: the address is in use, a file of keys or words cannot be read, something is not built.
+        SwiftError: the engine cannot be opened.
+    """
+    installed.check()
+    from swift.serve import app, routes, server
+
+    if cfg.model.task_type not in (None, 'causal_lm'):
+        raise ConfigError(f'--task_type {cfg.model.task_type}: swift deploy serves models that generate')
+    get_logger().setLevel(cfg.serve.log_level.upper())
+    place = _place(cfg)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(server.bind(place))
+        keys = _keys(cfg)  # before anything that takes long: mistakes show at once
+        rules = _rules(cfg)
+        engine = _engine(cfg)
+        stack.callback(engine.close)
+        house = _house(cfg, engine, keys, rules)
+        stack.callback(house.close)
+        engine.wait()
+        _greet(house, listener)
+        yield server.Server(app.build(house, routes.ROUTES), house, place), listener
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+def _place(cfg: DeployConfig) -> Place:
+    from swift.serve.server import Place
+
+    args = cfg.serve
+    for name in ('ssl_certfile', 'ssl_keyfile'):
+        path = getattr(args, name)
+        if path is not None and not Path(path).is_file():
+            raise ConfigError(f'--{name} {path}: there is no such file')
+    return Place(args.host, args.port, args.ssl_certfile, args.ssl_keyfile, args.drain, args.log_interval)
+
+
+def _keys(cfg: DeployConfig) -> Keys:
+    """Keys of the command line, the environment and the file."""
+    from swift.serve import auth
+    from swift.serve.ledger import Allowance
+
+    args = cfg.serve
+    allowance = Allowance(**{name: getattr(args, name) for name in auth.LIMITS})
+    keys = [auth.key(text.strip(), allowance=allowance) for text in (args.api_key or '').split(',') if text.strip()]
+    if args.api_key_file:
+        keys += auth.read_file(Path(args.api_key_file), allowance)
+    if args.admin_api_key:
+        keys.append(auth.key(args.admin_api_key, id='admin', admin=True))
+    return auth.Keys(keys, anybody=replace(auth.ANYBODY, allowance=allowance))
+
+
+def _rules(cfg: DeployConfig) -> list[Any]:
+    """What requests and answers must not hold."""
+    from swift.serve.moderation import RULES, Words
+
+    words = [Words.read(Path(cfg.serve.sensitive_words))] if cfg.serve.sensitive_words else []
+    return [*words, *(RULES[name] for name in cfg.serve.moderation)]
+
+
+def _engine(cfg: DeployConfig) -> ChildEngine:
+    """The engine, being opened in its own process while this one goes on."""
+    from swift.engines.child import ChildEngine, Recipe
+    from swift.engines.opening import as_json
+
+    return ChildEngine(Recipe(ENGINE, as_json(cfg)), stall=cfg.serve.engine_stall)
+
+
+def _house(cfg: DeployConfig, engine: ChildEngine, keys: Keys, rules: list[Any]) -> House:
+    from swift.engines.opening import chat_over
+    from swift.serve.audit import Audit
+    from swift.serve.bounds import Bounds
+    from swift.serve.gate import Gate
+    from swift.serve.house import House, Usual
+    from swift.serve.ledger import Ledger
+
+    args, generation = cfg.serve, cfg.generation
+    chat = chat_over(cfg, engine)
+    chat.defaults = replace(chat.defaults, **_given(cfg, chat))
+    chat.default_adapter = next((Path(path).name for name, path in _adapters(cfg) if name is None), None)
+    limited = any(getattr(each.allowance, name) for each in keys.all for name in vars(each.allowance))
+    usage = Path(args.usage_file) if args.usage_file else cache.folder('serve') / 'usage.sqlite3' if limited else None
+    house = House(
+        name=args.served_model_name or chat.model_name,
+        chat=chat,
+        encode=functools.partial(_encode, chat.template.tokenizer),  # type: ignore[attr-defined]
+        keys=keys,
+        ledger=Ledger(usage),
+        gate=Gate(AHEAD * chat.at_once, args.queue),
+        bounds=Bounds(body_bytes=args.max_body_bytes, queue=args.queue, deadline=args.deadline),
+        rules=rules,
+        owned_by=args.owned_by,
+        max_logprobs=args.max_logprobs,
+        verbose=args.verbose,
+        default_adapter=chat.default_adapter,
+        usual=Usual(
+            generation.max_new_tokens,
+            tuple(generation.stop_words),
+            generation.presence_penalty,
+            generation.frequency_penalty,
+        ),
+    )
+    if args.audit_log:
+        house.audit = Audit(Path(args.audit_log), failed=house.audit_failed)
+    return house
+
+
+def _adapters(cfg: DeployConfig) -> list[tuple[str | None, str]]:
+    return [split_adapter(text) for text in cfg.model.adapters]
+
+
+def _given(cfg: DeployConfig, chat: ChatEngine) -> dict[str, Any]:
+    """How to draw where a request does not say it: by the flags, where they do."""
+    from swift.engines.chat import NUMBERS
+
+    names = ('temperature', *NUMBERS)
+    return {name: value for name in names if (value := getattr(cfg.generation, name)) is not None}
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    """Plain text as the model was trained on it: with the tokens that its tokenizer puts around texts."""
+    return tokenizer(text)['input_ids']
+
+
+def _greet(house: House, listener: socket.socket) -> None:
+    """Where to find what."""
+    host, port = listener.getsockname()[:2]
+    address = f'[{host}]' if ':' in host else host
+    say(f'{", ".join(house.models)} at http://{address}:{port}/v1' + ('' if house.keys else ' (no key is asked for)'))
