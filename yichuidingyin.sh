@@ -186,8 +186,15 @@ run_tests() { # [--with EXTRA]... [pytest arguments]
     sudo apt-get install -y --no-install-recommends $TEX"
                 export SWIFT_TEST_TEX=1
                 ;;
+            browser)
+                command -v chromium >/dev/null || command -v google-chrome >/dev/null || fail 2 \
+                    "--with browser needs Chromium. Debian and Ubuntu:
+    sudo apt-get install -y --no-install-recommends chromium" "--with browser 需要 Chromium。Debian 和 Ubuntu：
+    sudo apt-get install -y --no-install-recommends chromium"
+                extras+=,browser
+                ;;
             ?*) extras+=",$2" ;;
-            *) fail 2 '--with needs a name: slow, tex, or an extra of pyproject.toml' '--with 需要一个名字：slow、tex，或 pyproject.toml 里的 extra' ;;
+            *) fail 2 '--with needs a name: slow, tex, browser, or an extra of pyproject.toml' '--with 需要一个名字：slow、tex、browser，或 pyproject.toml 里的 extra' ;;
         esac
         shift 2
     done

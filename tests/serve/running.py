@@ -119,12 +119,14 @@ def house(
 
 
 @contextlib.contextmanager
-def running(made: House | None = None, *, drain: float = 1.0, routes=ROUTES, **more: Any) -> Iterator[Running]:
-    """Serve a house until the block ends."""
+def running(
+    made: House | None = None, *, drain: float = 1.0, routes=ROUTES, around=lambda app: app, **more: Any
+) -> Iterator[Running]:
+    """Serve a house until the block ends; ``around`` may put something before its application."""
     made = made or house(**more)
     listener = bind(Place(port=0))
     place = Place(port=listener.getsockname()[1], drain=drain, log_interval=0)
-    server = Server(build(made, routes), made, place)
+    server = Server(around(build(made, routes)), made, place)
     thread = threading.Thread(target=lambda: asyncio.run(server.run_on(listener)), daemon=True)
     thread.start()
     try:
