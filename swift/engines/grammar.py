@@ -96,7 +96,37 @@ class Grammars:
                 'structured output needs a tokenizer of the tokenizers library; this model brings another kind',
                 param='response_format',
             )
-        return llguidance.LLTokenizer(backend.to_str(), n_vocab=self._width, eos_token=self._end)
+        words = _Vocabulary(llguidance, self._tokenizer, backend.to_str(), end=self._end)
+        return llguidance.LLTokenizer(words, n_vocab=self._width, eos_token=self._end)
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance wants it. Left to itself it would take every added token for a special one, though
+    models write ``<tool_call>`` and ``</think>`` as text.
+    """
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, llguidance: Any, tokenizer: Any, source: str, *, end: int):
+        from tokenizers import Tokenizer
+
+        bytes_of = llguidance.LLTokenizer(source, n_vocab=len(tokenizer)).decode_bytes
+        self.eos_token_id = end
+        self.tokens = [bytes_of([id]) for id in range(len(tokenizer))]
+        self.special_token_ids = [id for id, token in tokenizer.added_tokens_decoder.items() if token.special]
+        self._backend = Tokenizer.from_str(source)
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._backend.encode_special_tokens = True  # their names are text like any other
+        self._before = len(self._ids(''))
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """Ids of a text in the middle of another."""
+        return self._ids(text.decode(errors='replace') if isinstance(text, bytes) else text)[self._before :]
+
+    def _ids(self, text: str) -> list[int]:
+        return self._backend.encode('\x02' + text, add_special_tokens=False).ids  # as some put a blank at the beginning
 
 
 class Compiled:

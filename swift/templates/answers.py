@@ -169,11 +169,16 @@ def parser(
         ConfigError: ``calls`` is no format.
     """
     speech: Speech = getattr(template, 'speech', Speech()).named(calls)
-    opened = ''
-    if speech.tags and prompt_ids:
-        end = template.tokenizer.decode(list(prompt_ids[-TAIL:]), skip_special_tokens=False)
-        opened = thinking.opened(end.removesuffix(prefix), speech.tags)
+    opened = opened_by(template, prompt_ids, speech, prefix=prefix)
     return Parser(speech, () if tool_choice == 'none' else tools, opened=opened, reasoning=reasoning)
+
+
+def opened_by(template: Any, prompt_ids: Sequence[int], speech: Speech, *, prefix: str = '') -> str:
+    """The tag by which the end of a prompt opens the reasoning, or ''; arguments as for ``parser``."""
+    if not speech.tags or not prompt_ids:
+        return ''
+    end = template.tokenizer.decode(list(prompt_ids[-TAIL:]), skip_special_tokens=False)
+    return thinking.opened(end.removesuffix(prefix), speech.tags)
 
 
 def whole(text: str, speech: Speech, tools: Sequence[Mapping[str, Any]] = (), **how: Any) -> Answer:

@@ -51,7 +51,7 @@ class Format:
 
 
 _TOOL_CALL = {'open': '<tool_call>\n', 'close': '\n</tool_call>', 'between': '\n'}
-_REACT = {'open': 'Action:', 'name_end': 'Action Input:', 'close': 'Observation:', 'between': '\n'}
+_REACT = {'open': 'Action: ', 'name_end': '\nAction Input: ', 'between': '\n', 'section': ('', '\nObservation:')}
 _XML = {'name_end': '>\n', 'close': '</function>\n</tool_call>', 'between': '\n'}
 _GLM = {'open': '<tool_call>', 'close': '</tool_call>'}
 _DEEPSEEK = {
@@ -194,7 +194,13 @@ _ROWS = (
     Format('pythonic', 'python', bare=True),
     Format('glm4', 'named', marks=('<|observation|>', '可用工具'), name_end='\n', between='<|assistant|>', bare=True),
     Format(
-        'qwen', 'named', marks=('✿FUNCTION✿',), open='✿FUNCTION✿:', name_end='✿ARGS✿:', close='✿RESULT✿', between='\n'
+        'qwen',
+        'named',
+        marks=('✿FUNCTION✿',),
+        open='✿FUNCTION✿: ',
+        name_end='\n✿ARGS✿: ',
+        between='\n',
+        section=('', '\n✿RESULT✿:'),
     ),
     Format('react', 'named', marks=('Action Input:',), **_REACT),
 )

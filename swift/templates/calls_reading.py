@@ -63,7 +63,9 @@ class CallReader:
                 read = yield from self._calls(feed, sink)
             else:
                 read = yield from self._section(feed, sink)
-            if not read:
+            if read:
+                yield from self._closing(feed, self.form.section[1])
+            else:
                 feed.at = began
                 sink.content(word)
 
@@ -86,8 +88,7 @@ class CallReader:
 
     def _section(self, feed: Feed, sink: Sink) -> Reading[bool]:
         """The calls of a section."""
-        opening, closing = self.form.open.strip(), self.form.section[1].strip()
-        read = False
+        opening, read = self.form.open.strip(), False
         while True:
             yield from feed.blanks()
             before = feed.at
@@ -97,31 +98,38 @@ class CallReader:
                 feed.at = before
                 break
             read = True
-        if read:
-            yield from feed.skip(closing)
         return read
 
     def _calls(self, feed: Feed, sink: Sink) -> Reading[bool]:
         """A call, or a list of calls, behind what opens it."""
         yield from feed.blanks()
         if self.form.listed and (yield from feed.skip('[')):
-            read = False
-            while (yield from self._read(self, feed, sink)):
-                read = True
-                yield from feed.blanks()
-                yield from feed.skip(',')
-                yield from feed.blanks()
-            if read:
-                yield from feed.skip(']')
+            read = yield from self._listed(feed, sink)
         else:
             read = yield from self._read(self, feed, sink)
         if read:
-            yield from self._closing(feed)
+            yield from self._closing(feed, self.form.close)
         return read
 
-    def _closing(self, feed: Feed) -> Reading[None]:
-        """What closes a call, as far as it is there."""
-        for part in _parts(self.form.close):
+    def _listed(self, feed: Feed, sink: Sink) -> Reading[bool]:
+        """The calls of a list, and its end."""
+        read = False
+        while True:
+            yield from feed.blanks()
+            before = feed.at
+            if not (yield from self._read(self, feed, sink)):
+                feed.at = before
+                break
+            read = True
+            yield from feed.blanks()
+            yield from feed.skip(',')
+        if read:
+            yield from feed.skip(']')
+        return read
+
+    def _closing(self, feed: Feed, text: str) -> Reading[None]:
+        """What closes a call or a section, as far as it is there."""
+        for part in _parts(text):
             before = feed.at
             yield from feed.blanks()
             if not (yield from feed.skip(part)):

@@ -1,0 +1,182 @@
+"""Answers that must call a tool call one, in every format, with arguments of its schema: chosen by chance alone."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import jsonschema_rs
+import numpy as np
+import pytest
+
+from swift.core.errors import RequestError
+from swift.engines.grammar import Grammars
+from swift.templates.answers import Answer, Speech, whole
+from swift.templates.calls import FORMATS
+from swift.templates.calls_forcing import CALLS, forced, parameters
+from tests import tiny
+
+TOOLS = [
+    {
+        'type': 'function',
+        'function': {
+            'name': 'get_weather',
+            'parameters': {
+                'type': 'object',
+                'properties': {
+                    'days': {'type': 'integer', 'minimum': 1, 'maximum': 9},
+                    'unit': {'type': 'string', 'enum': ['C', 'F']},
+                    'city': {'type': 'string'},  # no length: what stands in tags ends with its tag
+                    'exact': {'type': 'boolean'},
+                },
+                'required': ['days', 'unit'],
+            },
+        },
+    },
+    {'type': 'function', 'function': {'name': 'stop'}},
+]
+NAMED = {'type': 'function', 'function': {'name': 'get_weather'}}
+THINK = (('<think>', '</think>'),)
+STOP = 2
+
+
+class Talker:
+    """A template that speaks a format, on a tokenizer that has some of its marks as control tokens."""
+
+    def __init__(self, name: str, tags=()):
+        from tokenizers import AddedToken
+
+        self.speech = Speech(FORMATS[name], tags)
+        self.tokenizer = tiny.tokenizer()
+        special = [
+            '[TOOL_CALLS]',
+            '[ARGS]',
+            '<｜tool▁call▁begin｜>',
+            '<|channel|>',
+            '<|message|>',
+            '<|end|>',
+            '｜DSML｜',
+        ]
+        self.tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in special])
+        self.tokenizer.add_tokens(
+            [AddedToken(name, normalized=False) for name in ('<tool_call>', '</think>', '<think>')]
+        )
+
+    def decode(self, ids) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def answers(self, grammar, count: int, longest: int = 400) -> list[Answer]:
+        """Complete answers that chance writes."""
+        compiled = Grammars(self.tokenizer, len(self.tokenizer)).compile(grammar)
+        made = [self._write(compiled.start([STOP]), random.Random(seed), longest) for seed in range(count)]
+        return [whole(text, self.speech, TOOLS) for text in made if text is not None]
+
+    def _write(self, constraint, chance: random.Random, longest: int) -> str | None:
+        ids: list[int] = []
+        mask = np.zeros(constraint.width, dtype=np.uint8)
+        for _ in range(longest):
+            constraint.mask(mask)
+            allowed = np.unpackbits(mask, bitorder='little')[: len(self.tokenizer)].nonzero()[0].tolist()
+            ends = [id for id in allowed if id == STOP or '"' in self.decode([id]) or '<' in self.decode([id])]
+            id = chance.choice(ends if ends and chance.random() < 0.3 else allowed)
+            if id == STOP:
+                return self.decode(ids)
+            constraint.accept(id)
+            ids.append(id)
+            if constraint.done:
+                return self.decode(ids)
+        return None
+
+
+FORCED = [name for name, form in FORMATS.items() if form.body in CALLS]
+
+
+def check(answer: Answer) -> None:
+    """Every call is of a tool that there is, with arguments that its schema allows."""
+    schemas = {tool['function']['name']: parameters(tool['function']) for tool in TOOLS}
+    assert answer.calls and not answer.content, answer
+    for call in answer.calls:
+        jsonschema_rs.validator_for(schemas[call.name]).validate(json.loads(call.arguments))
+
+
+@pytest.mark.parametrize('name', FORCED)
+def test_a_required_call_is_made_in_every_format(name):
+    talker = Talker(name)
+    found = talker.answers(forced(talker, TOOLS, 'required'), 3)
+    assert found
+    for answer in found:
+        check(answer)
+
+
+@pytest.mark.parametrize('name', FORCED)
+def test_a_named_tool_is_called_once(name):
+    talker = Talker(name)
+    found = talker.answers(forced(talker, TOOLS, NAMED), 2)
+    assert found
+    for answer in found:
+        check(answer)
+        assert [call.name for call in answer.calls] == ['get_weather']
+
+
+def test_several_calls_may_be_made_unless_forbidden():
+    talker = Talker('hermes')
+    many = talker.answers(forced(talker, TOOLS, 'required'), 12, 1500)
+    one = talker.answers(forced(talker, TOOLS, 'required', parallel=False), 12)
+    assert max(len(answer.calls) for answer in many) > 1
+    assert {len(answer.calls) for answer in one} == {1}
+
+
+@pytest.mark.parametrize('name', ['hermes', 'qwen3_coder', 'mistral'])
+def test_a_model_may_think_before_a_forced_call(name):
+    talker = Talker(name, THINK)
+    found = talker.answers(forced(talker, TOOLS, NAMED), 8)
+    assert any(answer.reasoning for answer in found) and any(not answer.reasoning for answer in found)
+    for answer in found:
+        check(answer)
+
+
+def test_reasoning_that_the_prompt_opened_comes_first():
+    talker = Talker('hermes', THINK)
+    prompt = talker.tokenizer('Hi<think>\n').input_ids
+    grammar = forced(talker, TOOLS, NAMED, prompt_ids=prompt)
+    assert '</think>' in grammar.text.splitlines()[1] + grammar.text.splitlines()[-1]
+
+
+def test_schemas_with_what_cannot_be_enforced_are_followed_as_far_as_possible():
+    tools = [{'name': 'f', 'parameters': {'type': 'object', 'properties': {'x': {'not': {'type': 'null'}}}}}]
+    talker = Talker('hermes')
+    Grammars(talker.tokenizer, len(talker.tokenizer)).compile(forced(talker, tools, 'required'))
+
+
+def test_references_inside_a_schema_are_kept():
+    schema = {'type': 'object', 'properties': {'x': {'$ref': '#/$defs/n'}}, '$defs': {'n': {'type': 'integer'}}}
+    talker = Talker('hermes')
+    Grammars(talker.tokenizer, len(talker.tokenizer)).compile(
+        forced(talker, [{'name': 'f', 'parameters': schema}], 'required')
+    )
+
+
+def test_where_nothing_is_forced_there_is_no_grammar():
+    assert [forced(Talker('hermes'), TOOLS, choice) for choice in (None, 'auto', 'none')] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ('tools', 'choice', 'said'),
+    [
+        (TOOLS, 'always', 'auto, none, required'),
+        (TOOLS, {'type': 'function'}, 'auto, none, required'),
+        (TOOLS, {'type': 'function', 'function': {'name': 'sing'}}, 'none of the tools: get_weather, stop'),
+        ([], 'required', 'no tools'),
+    ],
+)
+def test_choices_that_cannot_be_met_are_refused(tools, choice, said):
+    with pytest.raises(RequestError, match=said) as caught:
+        forced(Talker('hermes'), tools, choice)
+    assert caught.value.param == 'tool_choice'
+
+
+def test_a_template_without_a_format_cannot_be_forced():
+    talker = Talker('hermes')
+    talker.speech = Speech()
+    with pytest.raises(RequestError, match='agent_template'):
+        forced(talker, TOOLS, 'required')
