@@ -91,7 +91,7 @@ POINTLESS = (
         lambda c: c.tuner.tuner_type != 'full',
         'with --tuner_type full',
     ),
-    (('enable_dft_loss', 'enable_channel_loss'), lambda c: c.verb != 'rlhf', 'with swift rlhf'),
+    (('enable_dft_loss', 'enable_channel_loss'), lambda c: c.kin != 'rlhf', 'with swift rlhf'),
     (('ignore_data_skip',), lambda c: c.train.resume_only_model, 'without --resume_only_model true'),
 )  # fmt: skip
 
@@ -141,8 +141,8 @@ def task(config: Any) -> Problems:
     asked, method = config.model.task_type, getattr(config, 'objective', None)
     if asked in (None, 'causal_lm') or (method is not None and method.rlhf_type in ('rm', 'prm')):
         return
-    if config.verb in ('pt', 'rlhf'):
-        yield 'task_type', f'--task_type {asked}: belongs to swift sft, not to swift {config.verb}'
+    if config.kin in ('pt', 'rlhf'):
+        yield 'task_type', f'--task_type {asked}: belongs to swift sft, not to swift {config.kin}'
 
 
 def loss_of_task(config: Any) -> Problems:
@@ -224,6 +224,21 @@ def teacher(config: Any) -> Problems:
         for name in ('seq_kd', 'teacher_adapters'):
             if getattr(asked, name):
                 yield name, f'--{name} with --teacher_model_server: what a server says is for the server to choose'
+
+
+def but_data(problems: Problems, config: Any) -> Problems:
+    """The problems, less those of data that is not there."""
+    for flags, text in problems:
+        if 'dataset' not in flags.split() or config.data.dataset:
+            yield flags, text
+
+
+def verified(config: Any) -> Problems:
+    """A model without data, or the other way round; no rows."""
+    if bool(config.model.model or config.model.adapters) != bool(config.data.dataset):
+        yield 'model dataset', '--model and --dataset: give both for a run of yours, or neither'
+    if config.verify.rows < 1:
+        yield 'rows', f'--rows {config.verify.rows}: must be at least 1'
 
 
 def pointless(config: Any) -> Iterator[str]:

@@ -20,7 +20,7 @@ from swift.bench.args import BenchArgs
 from swift.commands import checks, inherit
 from swift.commands.args import AuditArgs, DoctorArgs, InspectArgs, PlanArgs, PluginArgs, ReferenceArgs, ShowArgs
 from swift.commands.names import ALIASES, DEVIATIONS, ESTABLISHED, PATHS, SECTIONS, VALUES, VARIABLES
-from swift.core.config import Config, from_values, parse, settle
+from swift.core.config import Config, asked, from_values, parse, settle
 from swift.core.errors import ConfigError
 from swift.core.flags import flags_of
 from swift.core.layers import Given
@@ -226,6 +226,16 @@ class InspectConfig(SftConfig):
 
 
 @dataclass(kw_only=True)
+class AlignedInspectConfig(RlhfConfig):
+    """swift inspect --rlhf_type: takes what rlhf takes."""
+
+    verb: ClassVar[str] = 'inspect'
+    like: ClassVar[str] = 'rlhf'
+
+    inspect: InspectArgs = field(default_factory=InspectArgs)
+
+
+@dataclass(kw_only=True)
 class PlanConfig(SftConfig):
     """swift plan: takes what sft takes, so that the same file tells whether the run fits. Data may be left out."""
 
@@ -236,14 +246,48 @@ class PlanConfig(SftConfig):
 
     def check(self) -> Iterator[tuple[str, str]]:
         """What makes the run impossible makes its plan so; only data need not be there."""
-        for flags, text in super().check():
-            if 'dataset' not in flags.split() or self.data.dataset:
-                yield flags, text
+        yield from checks.but_data(super().check(), self)
 
 
 @dataclass(kw_only=True)
-class VerifyConfig(RlhfConfig):
-    """swift verify: takes what rlhf takes; with a model, the run is checked when its own configuration is made."""
+class AlignedPlanConfig(RlhfConfig):
+    """swift plan --rlhf_type: takes what rlhf takes."""
+
+    verb: ClassVar[str] = 'plan'
+    like: ClassVar[str] = 'rlhf'
+
+    plan: PlanArgs = field(default_factory=PlanArgs)
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """As for ``swift plan``."""
+        yield from checks.but_data(super().check(), self)
+
+
+@dataclass(kw_only=True)
+class VerifyConfig(SftConfig):
+    """swift verify: takes what sft takes; with a model, the run is checked when its own configuration is made."""
+
+    verb: ClassVar[str] = 'verify'
+    like: ClassVar[str] = 'sft'
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    verify: VerifyArgs = field(default_factory=VerifyArgs)
+
+    def inherit(self, given: set[str]) -> list[Given]:
+        """Left to the run."""
+        return []
+
+    def derive(self) -> None:
+        """Left to the run."""
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """A model and its data, or neither."""
+        yield from checks.verified(self)
+
+
+@dataclass(kw_only=True)
+class AlignedVerifyConfig(RlhfConfig):
+    """swift verify --rlhf_type: takes what rlhf takes."""
 
     verb: ClassVar[str] = 'verify'
     like: ClassVar[str] = 'rlhf'
@@ -260,10 +304,7 @@ class VerifyConfig(RlhfConfig):
 
     def check(self) -> Iterator[tuple[str, str]]:
         """A model and its data, or neither."""
-        if bool(self.model.model or self.model.adapters) != bool(self.data.dataset):
-            yield 'model dataset', '--model and --dataset: give both for a run of yours, or neither'
-        if self.verify.rows < 1:
-            yield 'rows', f'--rows {self.verify.rows}: must be at least 1'
+        yield from checks.verified(self)
 
 
 @dataclass(kw_only=True)
@@ -409,10 +450,22 @@ CONFIGS: dict[str, type[Config]] = {
     )
 }  # fmt: skip
 
+ALIGNED: dict[str, type[Config]] = {
+    config.verb: config for config in (AlignedInspectConfig, AlignedPlanConfig, AlignedVerifyConfig)
+}
+"""Of verbs that look at a run, where --rlhf_type says that it is one of swift rlhf."""
+
+
+def kinds(verb: str) -> tuple[type[Config], ...]:
+    """The configurations that a verb may have."""
+    return (CONFIGS[verb], *([ALIGNED[verb]] if verb in ALIGNED else []))
+
 
 def elsewhere(verb: str, name: str) -> str:
-    """Says which other verbs take a flag; empty when none does."""
-    verbs = {other for other, config in CONFIGS.items() if name in flags_of(config)}
+    """Says which other verbs take a flag, or with which flag this one does; empty when none does."""
+    if verb in ALIGNED and name in flags_of(ALIGNED[verb]).keys() - flags_of(CONFIGS[verb]).keys():
+        return '; it belongs to swift rlhf: give --rlhf_type too'
+    verbs = {other for other in CONFIGS for config in kinds(other) if name in flags_of(config)}
     for line in read_table(ESTABLISHED):
         if line['name'] == name:
             verbs.update(line['verbs'].split(','))
@@ -455,8 +508,10 @@ def deviations(config: Config) -> list[str]:
 def _read(verb: str, args: Any, adapters: list[str]) -> Config:
     """The configuration; ``adapters`` are the local folders of those that had to be downloaded."""
     kind = CONFIGS[verb]
-    if args is None or isinstance(args, (list, tuple)):
-        words = list(sys.argv[1:] if args is None else args)
+    words = list(sys.argv[1:] if args is None else args) if args is None or isinstance(args, (list, tuple)) else None
+    if verb in ALIGNED and 'rlhf_type' in _asked(words, args):
+        kind = ALIGNED[verb]
+    if words is not None:
         return parse(kind, [*words, *(['--adapters', *adapters] if adapters else [])], VOCABULARY, os.environ)
     if isinstance(args, Config):
         return settle(args, VOCABULARY)
@@ -464,6 +519,13 @@ def _read(verb: str, args: Any, adapters: list[str]) -> Config:
         values = dict(args) if isinstance(args, Mapping) else changed(args)
         return from_values(kind, values | ({'adapters': adapters} if adapters else {}), VOCABULARY)
     raise ConfigError(f'swift {verb}: expected a list of arguments or a dataclass, got {type(args).__name__}')
+
+
+def _asked(words: list[str] | None, args: Any) -> set[str]:
+    """Names of the flags that somebody gives."""
+    if words is not None:
+        return asked(words, VOCABULARY, os.environ)
+    return set(args) if isinstance(args, Mapping) else set()
 
 
 def _fetch(name: str, model: ModelArgs) -> Path:

@@ -64,7 +64,7 @@ TASKS: dict[str, Method] = {
 
 def method(cfg: Any) -> Method:
     """The method that a configuration asks for."""
-    if cfg.verb != 'rlhf':
+    if cfg.kin != 'rlhf':
         return TASKS.get(cfg.model.task_type, SFT)
     name = cfg.objective.rlhf_type
     if name not in METHODS:

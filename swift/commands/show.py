@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from swift.commands.configs import CONFIGS, VOCABULARY, resolve
+from swift.commands.configs import ALIGNED, CONFIGS, VOCABULARY, kinds, resolve
 from swift.commands.names import ALIASES, DEVIATIONS, ESTABLISHED, OTHER_VARIABLES, VARIABLES
 from swift.core.config import dump, parse
 from swift.core.errors import ConfigError, did_you_mean
@@ -58,6 +58,11 @@ def main(args: Sequence[str] | None = None) -> int:
 def usage_of(verb: str, title: str, lang: str) -> Iterator[str]:
     """Lines of ``swift VERB --help``."""
     yield from usage(CONFIGS[verb], title, lang=lang, texts=chinese() if lang == 'zh' else None)
+    if verb in ALIGNED:
+        yield ''
+        yield (
+            '给出 --rlhf_type 时还有 swift rlhf 的参数' if lang == 'zh' else 'with --rlhf_type: the flags of swift rlhf'
+        )
     rows = VOCABULARY.rows(CONFIGS[verb].like or verb)
     idle = sum(any(row.state == 'idle' and row.kind for row in of) for of in rows.values())
     later = sum(any(row.state == 'later' and row.kind for row in of) for of in rows.values())
@@ -92,9 +97,10 @@ def _flags(words: list[str]) -> Iterator[Table]:
         rows = []
         texts = documentation(cls)
         for field in dataclasses.fields(cls):
-            holders = [verb for verb in verbs if group in groups_of(CONFIGS[verb])]
+            holders = [verb for verb in verbs if any(groups_of(kind).get(group) is cls for kind in kinds(verb))]
             if keep(field.name):
-                flag = flags_of(CONFIGS[holders[0]])[field.name]
+                kind = next(kind for kind in kinds(holders[0]) if groups_of(kind).get(group) is cls)
+                flag = flags_of(kind)[field.name]
                 default = shown_value(flag.plain)
                 rows.append([field.name, ', '.join(holders), flag.kind.placeholder, default, texts.get(field.name, '')])
         if rows:
@@ -106,7 +112,7 @@ def _groups(verbs: list[str]) -> Iterator[tuple[type, str]]:
     """Each group class of these verbs once, and the field that holds it."""
     seen: set[type] = set()
     for verb in verbs:
-        for group, cls in groups_of(CONFIGS[verb]).items():
+        for group, cls in (item for kind in kinds(verb) for item in groups_of(kind).items()):
             if cls not in seen:
                 seen.add(cls)
                 yield cls, group

@@ -47,6 +47,11 @@ class Config:
             if name in self.defaults and self.get(name) == flag.plain:
                 self.put(name, flag.default, 'default')
 
+    @property
+    def kin(self) -> str:
+        """The verb whose rules hold: its own, or that of the run that it looks at."""
+        return self.like or self.verb
+
     def inherit(self, given: set[str]) -> list[Given]:
         """Settings that a checkpoint brings. ``given`` holds the flags that somebody gave."""
         return []
@@ -96,6 +101,17 @@ def parse(kind: type[C], argv: Sequence[str], vocabulary: Vocabulary, environ: M
     reader.take([given for given in variables if reader.knows(given.name)])
     reader.take([*settings, *words])
     return _complete(config, reader)
+
+
+def asked(argv: Sequence[str], vocabulary: Vocabulary, environ: Mapping[str, str]) -> set[str]:
+    """Names of the flags that a command line and its files give, whatever verb they are for."""
+    report = Report()
+    files, words = from_argv(argv, report)
+    several = (
+        from_file(path, vocabulary, lambda name: False, report)[0]
+        for path in [*filter(None, [environ.get('SWIFT_CONFIG_FILE')]), *files]
+    )
+    return {given.name for settings in (words, *several) for given in settings}
 
 
 def from_values(kind: type[C], values: Mapping[str, Any], vocabulary: Vocabulary, source: str = 'python') -> C:

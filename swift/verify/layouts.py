@@ -1,7 +1,8 @@
 """A step of the same rows computed in several ways: packed or apart, prefixes shared or repeated, with every kernel.
 
 What is true is what the plain path computes: one sequence at a time, whole, by torch's and the model's own operations.
-Nothing here is for tests: it is the backend that trains.
+Nothing here is for tests: it is the backend that trains. On whole rows everything together is held against that, and
+each way by itself on the rows made short, which tells the same of it at a fraction of the cost.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +27,12 @@ from swift.parallel.one_device import TorchBackend
 
 SMALL = 1e-3
 """A tensor whose gradient is less than this part of the largest one's is compared with that part: it is rounding."""
+PACKED = 'attention'
+"""The kernel that lets many sequences run in one pass."""
+TOKENS = 64
+"""Of rows made short, all together."""
+LEAST = 8
+"""Tokens that each of their segments keeps."""
 
 
 class Computed(NamedTuple):
@@ -51,7 +59,25 @@ class Step:
     reference: Reference | None
     rows: list[Encoded]
 
+    def short(self) -> Step:
+        """The same with rows of few tokens, around the first that carries loss."""
+        return replace(self, rows=[shortened(row, TOKENS // len(self.rows)) for row in self.rows])
+
     # ------------------------------------------------------------------------------------------------------- the ways
+    def together(self) -> Distance:
+        """How far the step is from the plain path, as training takes it: with all kernels, packed, prefixes shared."""
+        return farther(self.computed(), self._plain())
+
+    def packing(self) -> Distance:
+        """How far the step is from the plain path with packed attention, and no other kernel."""
+        return farther(self._only(PACKED), self._plain())
+
+    def kernels(self) -> Iterator[tuple[str, Distance]]:
+        """How far the step is with packed attention and one other kernel from that without the other."""
+        without = self._only(PACKED)
+        for name in sorted(self._names() - {PACKED}):
+            yield name, farther(self._only(PACKED, name), without)
+
     def layouts(self) -> Iterator[tuple[str, Distance]]:
         """How far the step is from itself when it is cut, and when what its sequences share is computed for each."""
         whole = self.computed()
@@ -59,15 +85,6 @@ class Step:
         yield 'micro-batches', max(several, key=lambda far: (far.gradient, far.loss))
         if any(shares(row) for row in self.rows):
             yield 'prefixes', farther(self.computed(rows=[unshared(row) for row in self.rows]), whole)
-
-    def kernels(self) -> Iterator[tuple[str, Distance]]:
-        """How far the step is from the plain path with each kernel alone, and with all."""
-        with self._without(self._names()):
-            true = self.computed(self._splits()[-1])
-        for name in sorted(self._names()):
-            with self._without(self._names() - {name}):
-                yield 'packing' if name == 'attention' else name, farther(self.computed(), true)
-        yield 'all kernels', farther(self.computed(), true)
 
     def resumption(self) -> tuple[float, str]:
         """The largest difference of a weight after a step, and after the same step from a state that was loaded."""
@@ -111,13 +128,21 @@ class Step:
             master.grad = trained.grad = None
         return found
 
+    def _plain(self) -> Computed:
+        with self._without(self._names()):
+            return self.computed([[i] for i in range(len(self.rows))])
+
+    def _only(self, *names: str) -> Computed:
+        """The step with no kernels but these."""
+        with self._without(self._names() - set(names)):
+            return self.computed()
+
     def _splits(self) -> list[list[list[int]]]:
-        """In two, in three from the end, and row by row."""
+        """Row by row, in three and in two; from the end where it is the same with few rows."""
         every = list(range(len(self.rows)))
-        halves, thirds = max(1, len(every) // 2), max(1, len(every) // 3)
-        backwards = every[::-1]
-        cut = lambda order, size: [order[at : at + size] for at in range(0, len(order), size)]
-        return [cut(every, halves), cut(backwards, thirds), cut(every, 1)]
+        cut = lambda order, size: [order[at : at + max(1, size)] for at in range(0, len(order), max(1, size))]
+        found = [cut(every, 1), cut(every[::-1], len(every) // 3), cut(every, len(every) // 2)]
+        return list({frozenset(map(frozenset, split)): split for split in found}.values())
 
     def _names(self) -> set[str]:
         return {switch.name for switch in self.backend.kernels}
@@ -147,6 +172,23 @@ def shares(row: Encoded) -> bool:
     """Whether two sequences of the row go on after one segment."""
     parents = [parent for parent in (row.segments.parents if row.segments else ()) if parent >= 0]
     return len(parents) > len(set(parents))
+
+
+def shortened(row: Encoded, tokens: int) -> Encoded:
+    """The row with about so many tokens: each segment keeps those around the first that carries loss, or its last."""
+    segments = row.segments or Segments((len(row),))
+    kept = [_window(row.weight[a:b], tokens // len(segments.lengths)) + a for a, b in pairwise(segments.starts)]
+    taken = np.concatenate(kept)
+    parts = {name: getattr(row, name)[taken] for name in ('input_ids', 'weight', 'role')}
+    return replace(row, segments=row.segments and Segments(tuple(map(len, kept)), segments.prefix_of), **parts)
+
+
+def _window(weight: np.ndarray, size: int) -> np.ndarray:
+    """Places of the tokens of a segment that are kept."""
+    size = min(len(weight), max(LEAST, size))
+    first = int(np.argmax(weight != 0)) if weight.any() else len(weight)
+    start = min(max(0, first - size // 2), len(weight) - size)
+    return np.arange(start, start + size)
 
 
 def unshared(row: Encoded) -> Encoded:

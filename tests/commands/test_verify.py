@@ -14,13 +14,13 @@ from swift.core.errors import ConfigError
 from swift.core.types import ROLES, Encoded, Origin
 from swift.kernels import check, layers, norm
 from swift.kernels.divergence import Divergence
-from swift.objectives import classification, embedding, pairs, ranking, reward
+from swift.objectives import classification, embedding, pairs, ranking, reward, trial
 from swift.objectives.catalog import METHODS
 from swift.objectives.catalog_tasks import DISTILLED, SFT, TASKS
 from swift.objectives.sft import NextToken
 from swift.parallel import layout
 from swift.parallel.one_device import TorchBackend
-from swift.verify import formulas, kernels, masks, peers
+from swift.verify import formulas, kernels, layouts, masks, peers
 from tests import tiny
 
 SIGN = """
@@ -80,14 +80,43 @@ def on_model(world, capsys, *flags):
     return code, {(each['name'], each['what']): each for each in json.loads(capsys.readouterr().out)}
 
 
-@pytest.mark.parametrize('flags', [(), ('--rlhf_type', 'dpo'), ('--rlhf_type', 'orpo', '--tuner_type', 'full')])
+@pytest.mark.parametrize(
+    'flags',
+    [(), ('--rlhf_type', 'dpo'), ('--rlhf_type', 'orpo', '--tuner_type', 'full'), ('--rlhf_type', 'gkd')],
+    ids=['sft', 'dpo', 'orpo', 'gkd'],
+)
 def test_a_model_of_the_users_passes_in_every_way(world, capsys, flags):
-    code, found = on_model(world, capsys, *flags)
+    distilled = flags[1:] == ('gkd',)
+    teacher = ('--teacher_model', str(world / 'model')) if distilled else ()
+    code, found = on_model(world, capsys, *flags, *teacher)
     assert code == 0, [each for each in found.values() if each['result'] == 'failed']
-    ways = {'packing', 'head', 'norm', 'all kernels', 'micro-batches'} | ({'prefixes'} if flags else set())
+    pairs = flags and not distilled
+    assert {found[each, 'loss']['allowed'] for each in ('packing', 'all kernels')} == {1e-5 if pairs else 1e-6}
+    ways = {'packing', 'head', 'norm', 'all kernels', 'micro-batches'} | ({'prefixes'} if pairs else set())
     assert {name for name, what in found if what == 'gradient'} >= ways
     assert found['the step after loading', 'weights']['difference'] == 0
     assert found['prompt tokens with loss', 'tokens']['difference'] == 0
+
+
+def test_rows_made_short_keep_their_groups_and_what_carries_loss():
+    rows = [*trial.preferences(0), *trial.solutions(1), *trial.texts(2), *trial.ranked(3)]
+    for row in rows:
+        row.input_ids = np.arange(len(row), dtype=np.int32)
+        made = layouts.shortened(row, 24)
+        assert np.any(made.weight != 0) and made.weight[0] == row.weight[made.input_ids[0]] == 0
+        parents = lambda each: each.segments.parents if each.segments else (-1,)
+        assert parents(made) == parents(row) and len(made) <= max(24, layouts.LEAST * len(parents(row)))
+
+
+def test_rows_made_short_lose_what_lies_far_from_the_first_token_with_loss():
+    row = trial.texts(0, 1)[0]
+    whole = replace(
+        row,
+        input_ids=np.arange(100, dtype=np.int32),
+        weight=np.repeat(np.array([0, 1], np.float32), 50),
+        role=np.zeros(100, np.uint8),
+    )
+    assert layouts.shortened(whole, 20).input_ids.tolist() == list(range(40, 60))
 
 
 # ------------------------------------------------------------------------------------------------- planted faults
