@@ -1,7 +1,8 @@
 """swift inspect: every token of a row, as training would see it, with its role, loss weight and place in a pack.
 
-The rows are those of ``swift sft`` with the same flags, after rendering, truncation and packing; the faults that the
-lint finds come last. No weights are read: a folder with a tokenizer is enough.
+The rows are those of ``swift sft`` with the same flags, or of ``swift rlhf`` where ``--rlhf_type`` is one, after
+rendering, truncation and packing: what the sequences of a row share is shown once, then what each goes on with. The
+faults that the lint finds come last. No weights are read: a folder with a tokenizer is enough.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ SHOWN = 5
 
 
 class Row(NamedTuple):
-    """What became of a row: sequences end to end, or the reason why there are none."""
+    """What became of a row: sequences end to end, or the reason why there are none; ``parts`` of a group."""
 
     origin: str
     sequences: Sequence[Encoded]
     error: str = ''
+    parts: xray.Parts = xray.Parts()
 
 
 def inspect_main(args: Any = None) -> int:
@@ -71,7 +73,35 @@ def _rows(ready: Prepared, encoding: Encoding) -> Iterator[Row]:
         elif not pieces:
             yield Row(str(origin), (), f'left out: longer than --max_length {ready.max_length}, or by its dataset')
         for piece in pieces:
-            yield Row(str(origin), groups.apart(piece))
+            yield Row(str(origin), groups.apart(piece), parts=_parts(piece, ready.rows))
+
+
+NAMES = {
+    'preference': lambda n: ('chosen', 'rejected')[n],
+    'verdict': lambda n: 'answer',
+    'steps': lambda n: f'step {n + 1}',
+    'embedding': lambda n: ('anchor', 'positive')[n] if n < 2 else f'negative {n - 1}',
+    'reranker': lambda n: f'document {n + 1}',
+}
+"""What the sequences of a row are, by ``Prepared.rows``."""
+
+
+def _parts(piece: Encoded, kind: str | None) -> xray.Parts:
+    """Names of the segments of a group, with what its label says of them, and where each begins."""
+    if piece.segments is None or kind not in NAMES:
+        return xray.Parts()
+    parents, leaves = piece.segments.parents, piece.segments.leaves
+    labels = piece.label if len(piece.label) in (1, len(leaves)) else ()
+    names = []
+    for i, parent in enumerate(parents):
+        name = NAMES[kind](leaves.index(i)) if i in leaves else 'prompt' if parent < 0 else 'shared beginning'
+        several = len(labels) == len(leaves)
+        if i in leaves and labels and (several or leaves.index(i) == 0):
+            name += f' (label {labels[leaves.index(i)]:g})'
+        elif i not in leaves and parents.count(i) > 1:
+            name += f', shared by {parents.count(i)}'
+        names.append(name)
+    return xray.Parts(tuple(names), piece.segments.offsets)
 
 
 def _packs(cfg: InspectConfig, ready: Prepared, rows: Iterator[Row]) -> Iterator[Row]:
@@ -120,7 +150,7 @@ def _write(cfg: InspectConfig, rows: Iterator[Row], ready: Prepared) -> None:
 
 
 def _object(row: Row, tokenizer: Any) -> dict[str, Any]:
-    return {'row': row.origin, 'error': row.error} if row.error else xray.as_json(row.sequences, tokenizer)
+    return {'row': row.origin, 'error': row.error} if row.error else xray.as_json(row.sequences, tokenizer, row.parts)
 
 
 def _print(row: Row, tokenizer: Any) -> None:
@@ -130,13 +160,13 @@ def _print(row: Row, tokenizer: Any) -> None:
     total = sum(len(each) for each in row.sequences)
     loss = sum(int((each.weight != 0).sum()) for each in row.sequences)
     print(f'── {row.origin}: {total:,} tokens, {loss:,} with loss')
-    xray.show(row.sequences, tokenizer)
+    xray.show(row.sequences, tokenizer, row.parts)
     print()
 
 
 def _write_page(cfg: InspectConfig, rows: Iterator[Row], tokenizer: Any) -> None:
-    pairs = ((row.origin, row.error or row.sequences) for row in rows)
-    page = xray.page(pairs, tokenizer, title=f'{" ".join(cfg.data.dataset)} · {cfg.model.model}')
+    shown = ((row.origin, row.error or row.sequences, row.parts) for row in rows)
+    page = xray.page(shown, tokenizer, title=f'{" ".join(cfg.data.dataset)} · {cfg.model.model}')
     if isinstance(cfg.inspect.html, str):
         files.write(Path(cfg.inspect.html), ''.join(page))
         logger.info('written: %s', cfg.inspect.html)

@@ -1,6 +1,7 @@
 """Every token of a row as people and programs can look at it: text, role, loss weight, position, pack boundary.
 
-A row is what the model is given as one piece: a sequence, or a pack of several.
+A row is what the model is given as one piece: a sequence, a pack of several, or a group whose sequences go on after
+what they share. Its parts may have names (chosen, rejected ...), which are shown instead of numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ VISIBLE = {'\n': '⏎\n', '\t': '⇥', '\r': '␍'}
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of a row. ``segment`` counts the sequences of a pack, ``position`` begins at 0 with each."""
+    """One token of a row. ``segment`` counts the sequences of a pack, ``position`` begins at 0 with each.
+
+    Of a sequence that goes on after a shared part it goes on too. ``first``: the sequence begins with this token.
+    """
 
     id: int
     text: str
@@ -38,15 +42,28 @@ class Token:
     role: str
     segment: int
     position: int
+    first: bool
 
 
-def tokens(row: Sequence[Encoded], tokenizer: Any) -> list[Token]:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the parts of a row are called, and the position at which each begins; () for a pack."""
+
+    names: tuple[str, ...] = ()
+    offsets: tuple[int, ...] = ()
+
+
+def tokens(row: Sequence[Encoded], tokenizer: Any, parts: Parts = Parts()) -> list[Token]:
     """The tokens of a row."""
     out = []
-    for segment, encoded in enumerate(row):
+    offsets = parts.offsets or (0,) * len(row)
+    for segment, (encoded, before) in enumerate(zip(row, offsets, strict=True)):
         texts = texts_of(encoded.input_ids.tolist(), tokenizer)
         facts = zip(encoded.input_ids.tolist(), texts, encoded.weight.tolist(), encoded.role.tolist(), strict=True)
-        out += [Token(id, text, weight, ROLES[role], segment, i) for i, (id, text, weight, role) in enumerate(facts)]
+        out += [
+            Token(id, text, weight, ROLES[role], segment, before + i, i == 0)
+            for i, (id, text, weight, role) in enumerate(facts)
+        ]
     return out
 
 
@@ -68,10 +85,10 @@ def texts_of(ids: Sequence[int], tokenizer: Any) -> list[str]:
     return texts
 
 
-def as_json(row: Sequence[Encoded], tokenizer: Any) -> dict[str, Any]:
-    """One object: parallel lists with an entry for each token, and where the row came from."""
-    looked = tokens(row, tokenizer)
-    return {
+def as_json(row: Sequence[Encoded], tokenizer: Any, parts: Parts = Parts()) -> dict[str, Any]:
+    """One object: parallel lists with an entry for each token, where the row came from, and what its parts are."""
+    looked = tokens(row, tokenizer, parts)
+    return ({'parts': list(parts.names)} if parts.names else {}) | {
         'row': [str(encoded.origin) for encoded in row] if len(row) > 1 else str(row[0].origin),
         'input_ids': [token.id for token in looked],
         'tokens': [token.text for token in looked],
@@ -82,15 +99,18 @@ def as_json(row: Sequence[Encoded], tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def show(row: Sequence[Encoded], tokenizer: Any, *, limit: int | None = None) -> None:
+def show(row: Sequence[Encoded], tokenizer: Any, parts: Parts = Parts(), *, limit: int | None = None) -> None:
     """Print a row in the terminal, tokens coloured by role and loss; ``limit`` tokens at most."""
     from rich.console import Console
     from rich.text import Text
 
-    looked = tokens(row, tokenizer)
+    looked = tokens(row, tokenizer, parts)
     text = Text()
     for token in looked[:limit]:
-        if token.segment and token.position == 0:
+        if token.first and parts.names:
+            break_before = '\n' if token.segment else ''
+            text.append(f'{break_before}──── {parts.names[token.segment]} ────\n', style='red')
+        elif token.first and token.segment:
             text.append(f'\n──── sequence {token.segment + 1} ────\n', style='red')
         style = LOSS if token.weight else STYLES[token.role][0]
         text.append(_visible(token.text), style=style)
@@ -106,8 +126,8 @@ def legend() -> str:
     return 'green: carries loss; ' + ', '.join(f'{style}: {role}' for role, (style, _) in STYLES.items())
 
 
-def page(rows: Iterator[tuple[str, Sequence[Encoded] | str]], tokenizer: Any, *, title: str) -> Iterator[str]:
-    """An HTML page with every token of every row. ``rows`` gives (heading, row), or (heading, why it is rejected)."""
+def page(rows: Iterator[tuple[str, Sequence[Encoded] | str, Parts]], tokenizer: Any, *, title: str) -> Iterator[str]:
+    """An HTML page with every token of every row. ``rows`` gives (heading, row or why it is rejected, its parts)."""
     roles = ''.join(f'.{role}{{color:{colour}}}' for role, (_, colour) in STYLES.items())
     yield (
         f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>'
@@ -117,16 +137,17 @@ def page(rows: Iterator[tuple[str, Sequence[Encoded] | str]], tokenizer: Any, *,
         f'.error{{color:#c0392b}}{roles}</style><h1>{html.escape(title)}</h1>'
         f'<p><span class="loss">carries loss</span> {" ".join(f"<span class={r}>{r}</span>" for r in STYLES)}</p>\n'
     )
-    for heading, row in rows:
+    for heading, row, parts in rows:
         yield f'<h3>{html.escape(heading)}</h3>\n'
         if isinstance(row, str):
             yield f'<p class="error">{html.escape(row)}</p>\n'
         else:
-            yield f'<pre>{"".join(_span(token) for token in tokens(row, tokenizer))}</pre>\n'
+            yield f'<pre>{"".join(_span(token, parts) for token in tokens(row, tokenizer, parts))}</pre>\n'
 
 
-def _span(token: Token) -> str:
-    cut = '<span class="cut"></span>' if token.segment and token.position == 0 else ''
+def _span(token: Token, parts: Parts) -> str:
+    name = html.escape(parts.names[token.segment]) if parts.names else ''
+    cut = f'<span class="cut">{name}</span>' if token.first and (token.segment or name) else ''
     kind = f'{token.role} loss' if token.weight else token.role
     hint = f'id {token.id} · position {token.position} · {token.role} · weight {token.weight:g}'
     return f'{cut}<span class="{kind}" title="{hint}">{html.escape(_visible(token.text))}</span>'

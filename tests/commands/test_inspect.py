@@ -5,6 +5,7 @@ import json
 import pytest
 
 from swift.commands.inspect import inspect_main
+from swift.core.errors import ConfigError
 from tests import tiny
 
 
@@ -79,3 +80,70 @@ def test_the_page_shows_every_token_and_every_rejected_row(world, capsys, tmp_pa
     assert text.count('<pre>') == 6
     assert text.count('class="error"') == 2
     assert '&lt;|im_end|&gt;' in text
+
+
+# ---------------------------------------------------------------------------------------------------------------- groups
+TURNS = [
+    {'role': 'user', 'content': 'What is the capital of France, please?'},
+    {'role': 'assistant', 'content': 'Paris.'},
+]
+ROWS = {
+    'dpo': {'messages': TURNS, 'rejected_response': 'Rome, I think.'},
+    'kto': {'messages': TURNS, 'label': False},
+    'prm': {'prompt': 'What is 1 + 1, please?', 'completions': ['Add.', 'Done.'], 'labels': [True, False]},
+}
+NAMES = {
+    'dpo': ['prompt, shared by 2', 'chosen', 'rejected'],
+    'kto': ['prompt', 'answer (label 0)'],
+    'prm': ['prompt, shared by 2', 'step 1 (label 1)', 'step 2 (label 0)'],
+}
+
+
+@pytest.fixture
+def looked(world, capsys, tmp_path):
+    """What inspect says of one row, with these flags."""
+
+    def look(row, *flags):
+        (tmp_path / 'rows.jsonl').write_text(json.dumps(row) + '\n')
+        return objects(world, capsys, '--dataset', tmp_path / 'rows.jsonl', *flags)[0]
+
+    return look
+
+
+@pytest.mark.parametrize('method', ROWS)
+def test_a_shared_prompt_is_shown_once_and_what_goes_on_after_it_has_its_name(looked, method):
+    row = looked(ROWS[method], '--rlhf_type', method)
+    assert row['parts'] == NAMES[method]
+    text = ''.join(row['tokens'])
+    assert text.count('please?') == 1
+    places = [
+        [p for p, s in zip(row['position'], row['segment'], strict=True) if s == i] for i in range(len(row['parts']))
+    ]
+    assert [each[0] for each in places] == [0, *[len(places[0])] * (len(places) - 1)]  # all go on after the prompt
+
+
+def test_both_answers_of_a_pair_carry_loss_and_the_prompt_does_not(looked):
+    row = looked(ROWS['dpo'], '--rlhf_type', 'dpo')
+    facts = zip(row['tokens'], row['weight'], row['segment'], strict=True)
+    trained = dict.fromkeys(row['parts'], '')
+    for token, weight, segment in facts:
+        trained[row['parts'][segment]] += token if weight else ''
+    assert trained == {NAMES['dpo'][0]: '', 'chosen': 'Paris.<|im_end|>', 'rejected': 'Rome, I think.<|im_end|>'}
+
+
+def test_a_yaml_that_names_a_method_is_enough(looked, tmp_path):
+    (tmp_path / 'run.yaml').write_text('rlhf_type: dpo\nbeta: 0.2\n')
+    assert looked(ROWS['dpo'], '--config', tmp_path / 'run.yaml')['parts'] == NAMES['dpo']
+
+
+def test_a_flag_of_alignment_without_a_method_is_told_what_is_missing(world):
+    with pytest.raises(ConfigError, match=r'--beta: no flag of swift inspect; .*give --rlhf_type too'):
+        inspect_main(['--model', str(world / 'model'), '--dataset', str(world / 'rows.jsonl'), '--beta', '0.1'])
+
+
+def test_documents_of_a_query_have_their_labels(looked):
+    row = looked(
+        {'query': 'capital of France, please', 'positive': 'Paris', 'negative': ['Rome', 'Oslo']},
+        '--task_type', 'reranker',
+    )  # fmt: skip
+    assert row['parts'][-3:] == ['document 1 (label 1)', 'document 2 (label 0)', 'document 3 (label 0)']
