@@ -82,7 +82,7 @@ def test_the_page_shows_every_token_and_every_rejected_row(world, capsys, tmp_pa
     assert '&lt;|im_end|&gt;' in text
 
 
-# ---------------------------------------------------------------------------------------------------------------- groups
+# -------------------------------------------------------------------------------------------------------------- groups
 TURNS = [
     {'role': 'user', 'content': 'What is the capital of France, please?'},
     {'role': 'assistant', 'content': 'Paris.'},
