@@ -11,7 +11,7 @@ import importlib.util
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -461,6 +461,11 @@ def kinds(verb: str) -> tuple[type[Config], ...]:
     return (CONFIGS[verb], *([ALIGNED[verb]] if verb in ALIGNED else []))
 
 
+def kind_for(verb: str, given: Collection[str]) -> type[Config]:
+    """The configuration of a verb for which somebody gives flags of these names."""
+    return ALIGNED[verb] if verb in ALIGNED and 'rlhf_type' in given else CONFIGS[verb]
+
+
 def elsewhere(verb: str, name: str) -> str:
     """Says which other verbs take a flag, or with which flag this one does; empty when none does."""
     if verb in ALIGNED and name in flags_of(ALIGNED[verb]).keys() - flags_of(CONFIGS[verb]).keys():
@@ -507,25 +512,16 @@ def deviations(config: Config) -> list[str]:
 
 def _read(verb: str, args: Any, adapters: list[str]) -> Config:
     """The configuration; ``adapters`` are the local folders of those that had to be downloaded."""
-    kind = CONFIGS[verb]
-    words = list(sys.argv[1:] if args is None else args) if args is None or isinstance(args, (list, tuple)) else None
-    if verb in ALIGNED and 'rlhf_type' in _asked(words, args):
-        kind = ALIGNED[verb]
-    if words is not None:
+    if args is None or isinstance(args, (list, tuple)):
+        words = list(sys.argv[1:] if args is None else args)
+        kind = kind_for(verb, asked(words, VOCABULARY, os.environ))
         return parse(kind, [*words, *(['--adapters', *adapters] if adapters else [])], VOCABULARY, os.environ)
     if isinstance(args, Config):
         return settle(args, VOCABULARY)
     if isinstance(args, Mapping) or dataclasses.is_dataclass(args):
         values = dict(args) if isinstance(args, Mapping) else changed(args)
-        return from_values(kind, values | ({'adapters': adapters} if adapters else {}), VOCABULARY)
+        return from_values(kind_for(verb, values), values | ({'adapters': adapters} if adapters else {}), VOCABULARY)
     raise ConfigError(f'swift {verb}: expected a list of arguments or a dataclass, got {type(args).__name__}')
-
-
-def _asked(words: list[str] | None, args: Any) -> set[str]:
-    """Names of the flags that somebody gives."""
-    if words is not None:
-        return asked(words, VOCABULARY, os.environ)
-    return set(args) if isinstance(args, Mapping) else set()
 
 
 def _fetch(name: str, model: ModelArgs) -> Path:

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from swift import cli
-from swift.commands.configs import CONFIGS, VOCABULARY
-from swift.core.config import parse
+from swift.commands.configs import CONFIGS, VOCABULARY, kind_for
+from swift.core.config import asked, parse
 from swift.core.types import Origin
 from swift.data.convert import Reading, convert
 
@@ -48,7 +48,7 @@ def resolve(words: list[str], folder: Path):
             path.mkdir(parents=True, exist_ok=True)
             (path / 'args.json').write_text('{"model": "HuggingFaceTB/SmolLM2-135M-Instruct"}', encoding='utf-8')
             (path / 'adapter_config.json').write_text('{}', encoding='utf-8')
-    return parse(CONFIGS[words[0]], words[1:], VOCABULARY, {})
+    return parse(kind_for(words[0], asked(words[1:], VOCABULARY, {})), words[1:], VOCABULARY, {})
 
 
 @pytest.mark.parametrize('line', commands())
