@@ -23,6 +23,7 @@ from swift.engines.protocol import (
     InferRequest,
     RequestConfig,
 )
+from swift.templates import answers
 
 BATCH = 16  # answers at once where nothing is said
 AHEAD = 4  # batches of requests that ``answers`` keeps queued, so that no row of a batch stays empty
@@ -34,6 +35,7 @@ class _Begun(NamedTuple):
     request: Request
     config: RequestConfig
     pieces: Iterator[Piece]
+    hear: chat.Hear
 
 
 class ChatEngine:
@@ -73,7 +75,8 @@ class ChatEngine:
         self.defaults = replace(known, end_ids=tuple(dict.fromkeys((*template.stop_ids, *known.end_ids))))
         self._special = special or {}
         self._stop_text = getattr(template, 'stop_text', '')  # of templates whose answers end with no token
-        self._style = chat.Style(model_name, template.decode, response_prefix or '')
+        self.prefix = response_prefix or ''
+        self._style = chat.Style(model_name, template.decode, self.prefix)
         self.at_once = max_batch_size
         self._ids = itertools.count()
 
@@ -129,10 +132,12 @@ class ChatEngine:
             raise ConfigError('pre_infer_hook: not built; change the InferRequest before you pass it')
         request = self.request(infer_request, config, adapter=self._adapter(adapter_request))
         pieces = self.engine.submit(request)
+        hear = self._hear(infer_request, request)
         if config.stream:
-            chunks = self._chunks(request)
+            chunks = chat.Chunks(len(request.prompt_ids), self._style, hear)
             return (chunks.make(piece) async for piece in pieces)
-        return self._collect([piece async for piece in pieces], request, config)
+        said = [piece async for piece in pieces]
+        return chat.collect(said, request.prompt_ids, config, self._style, hear)
 
     # -------------------------------------------------------------------------------------------------------- ours
     def answers(
@@ -160,7 +165,7 @@ class ChatEngine:
         """Queue a request."""
         try:
             request = self.request(infer_request, config, adapter=adapter)
-            return _Begun(request, config, self.engine.stream(request))
+            return _Begun(request, config, self.engine.stream(request), self._hear(infer_request, request))
         except Exception as error:
             return error
 
@@ -169,7 +174,7 @@ class ChatEngine:
         if isinstance(begun, Exception):
             return begun
         try:
-            return self._collect(begun.pieces, begun.request, begun.config)
+            return chat.collect(begun.pieces, begun.request.prompt_ids, begun.config, self._style, begun.hear)
         except Exception as error:
             return error
 
@@ -179,7 +184,7 @@ class ChatEngine:
         """The pieces of one response. Closing the iterator aborts the request."""
         request = self.request(infer_request, config, adapter=adapter)
         pieces = self.engine.stream(request)  # queued now, not when the first piece is asked for
-        chunks = self._chunks(request)
+        chunks = chat.Chunks(len(request.prompt_ids), self._style, self._hear(infer_request, request))
         return (chunks.make(piece) for piece in pieces)
 
     def request(self, infer_request: InferRequest, config: RequestConfig, *, adapter: str | None = None) -> Request:
@@ -192,9 +197,8 @@ class ChatEngine:
         messages, tools = chat.conversation(infer_request)
         prompt = self.template.prompt(messages, tools=tools, **infer_request.chat_template_kwargs)
         request = self.plain(prompt, config, adapter=adapter)
-        if not self._stop_text:
-            return request
-        return replace(request, sampling=replace(request.sampling, stop=(*request.sampling.stop, self._stop_text)))
+        stops = (*answers.stops(self.template, tools), *([self._stop_text] if self._stop_text else []))
+        return replace(request, sampling=replace(request.sampling, stop=(*request.sampling.stop, *stops)))
 
     def plain(self, prompt: Sequence[int], config: RequestConfig, *, adapter: str | None = None) -> Request:
         """``request`` for tokens that are continued as they stand."""
@@ -214,8 +218,7 @@ class ChatEngine:
             self.engine.load_adapter(request.name, Path(request.path))
         return request.name
 
-    def _collect(self, pieces: Iterable[Any], request: Request, config: RequestConfig) -> ChatCompletionResponse:
-        return chat.collect(pieces, request.prompt_ids, config, self._style)
-
-    def _chunks(self, request: Request) -> chat.Chunks:
-        return chat.Chunks(len(request.prompt_ids), self._style)
+    def _hear(self, infer_request: InferRequest, request: Request) -> chat.Hear:
+        """What finds reasoning and tool calls in the answers to a request."""
+        tools = chat.tools(infer_request)
+        return answers.listener(self.template, tools=tools, prompt_ids=request.prompt_ids, prefix=self.prefix)

@@ -12,8 +12,11 @@ from swift.core.errors import RequestError
 from swift.core.types import Message, Piece, Sampling, TokenLogprob
 from swift.engines import protocol, structured
 from swift.engines.protocol import InferRequest, RequestConfig
+from swift.templates.answers import Answer
 
 Decode = Callable[[Sequence[int]], str]
+Hear = Callable[[str], Answer]
+"""Finds reasoning and tool calls in a whole answer."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,14 @@ def conversation(request: InferRequest) -> tuple[tuple[Message, ...], tuple[dict
     turns = rows.conversation(list(request.messages), 'messages', media)
     if media or request.images or request.videos or request.audios:
         raise RequestError('pictures, videos and sounds: not built yet', param='messages')
-    return turns, tuple(rows.tools(request.tools)) if request.tools else ()
+    return turns, tools(request)
+
+
+def tools(request: InferRequest) -> tuple[dict[str, Any], ...]:
+    """The schemas of the tools of a request. Raises RowError."""
+    from swift.data.rows import messages as rows
+
+    return tuple(rows.tools(request.tools)) if request.tools else ()
 
 
 def sampling(config: RequestConfig, defaults: Defaults, *, longest: int, special: Mapping[str, int]) -> Sampling:
@@ -132,9 +142,9 @@ def _first(*values: Any) -> Any:
 
 # -------------------------------------------------------------------------------------------------------- responses
 def collect(
-    pieces: Iterable[Piece], prompt_ids: Sequence[int], config: RequestConfig, style: Style
+    pieces: Iterable[Piece], prompt_ids: Sequence[int], config: RequestConfig, style: Style, hear: Hear = Answer
 ) -> protocol.ChatCompletionResponse:
-    """The whole response out of its pieces."""
+    """The whole response out of its pieces: the content is all that was said, with what is found in it beside it."""
     texts, ids, logprobs = [style.prefix] * config.n, [[] for _ in range(config.n)], [[] for _ in range(config.n)]
     finish: list[Any] = [None] * config.n
     for piece in pieces:
@@ -142,11 +152,12 @@ def collect(
         ids[piece.index] += piece.ids
         logprobs[piece.index] += piece.logprobs
         finish[piece.index] = piece.finish
+    heard = [hear(text) for text in texts]
     choices = [
         protocol.ChatCompletionResponseChoice(
             index=i,
-            message=protocol.ChatMessage('assistant', texts[i]),
-            finish_reason=finish[i],
+            message=protocol.ChatMessage('assistant', texts[i], tool_calls(heard[i]), heard[i].reasoning or None),
+            finish_reason=ending(finish[i], heard[i]),
             logprobs=openai_logprobs(logprobs[i], style.decode),
             token_ids=ids[i] if config.return_details else None,
         )
@@ -161,24 +172,28 @@ def collect(
 
 
 class Chunks:
-    """Makes the pieces of one response: they share an id, and only the first of a choice has a role."""
+    """Makes the pieces of one response: they share an id, and only the first of a choice has a role.
 
-    def __init__(self, prompt_tokens: int, style: Style):
+    Its tool calls come with the last one.
+    """
+
+    def __init__(self, prompt_tokens: int, style: Style, hear: Hear = Answer):
         self._shared = protocol.ChatCompletionStreamResponse(style.model, [])
         self._prompt_tokens, self._tokens = prompt_tokens, 0
-        self._style = style
-        self._begun: set[int] = set()
+        self._style, self._hear = style, hear
+        self._said: dict[int, str] = {}
 
     def make(self, piece: Piece) -> protocol.ChatCompletionStreamResponse:
         """The response for the next piece."""
         self._tokens += len(piece.ids)
-        first = piece.index not in self._begun
-        self._begun.add(piece.index)
+        first = piece.index not in self._said
         text = self._style.prefix + piece.text if first else piece.text
+        self._said[piece.index] = self._said.get(piece.index, '') + text
+        heard = self._hear(self._said[piece.index]) if piece.finish else Answer()
         choice = protocol.ChatCompletionResponseStreamChoice(
             index=piece.index,
-            delta=protocol.DeltaMessage('assistant' if first else None, text),
-            finish_reason=piece.finish,
+            delta=protocol.DeltaMessage('assistant' if first else None, text, tool_calls(heard)),
+            finish_reason=ending(piece.finish, heard),
             logprobs=openai_logprobs(piece.logprobs, self._style.decode),
         )
         shared = self._shared
@@ -186,6 +201,20 @@ class Chunks:
         return protocol.ChatCompletionStreamResponse(
             shared.model, [choice], counted, id=shared.id, created=shared.created
         )
+
+
+def tool_calls(heard: Answer) -> list[protocol.ChatCompletionMessageToolCall] | None:
+    """The calls of an answer in the API's form; None if there are none."""
+    calls = [
+        protocol.ChatCompletionMessageToolCall(protocol.Function(call.name, call.arguments), id=call.id)
+        for call in heard.calls
+    ]
+    return calls or None
+
+
+def ending(finish: Any, heard: Answer) -> Any:
+    """Why an answer ended: one that stopped with calls waits for what they give."""
+    return 'tool_calls' if finish == 'stop' and heard.calls else finish
 
 
 def usage(prompt: int, completion: int) -> protocol.UsageInfo:

@@ -173,6 +173,22 @@ def parser(
     return Parser(speech, () if tool_choice == 'none' else tools, opened=opened, reasoning=reasoning)
 
 
+def listener(template: Any, **how: Any) -> Callable[[str], Answer]:
+    """What finds reasoning and calls in whole answers; arguments as for ``parser``."""
+
+    def hear(text: str) -> Answer:
+        made = parser(template, **how)
+        return Answer.of([*made.push(text), *made.end()])
+
+    return hear
+
+
+def stops(template: Any, tools: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Strings at which an answer with a call ends, where no token ends it."""
+    calls = getattr(template, 'speech', Speech()).calls
+    return calls.stop if calls and tools else ()
+
+
 def opened_by(template: Any, prompt_ids: Sequence[int], speech: Speech, *, prefix: str = '') -> str:
     """The tag by which the end of a prompt opens the reasoning, or ''; arguments as for ``parser``."""
     if not speech.tags or not prompt_ids:

@@ -31,12 +31,14 @@ class Format:
     ``section`` stands around all calls of an answer, ``between`` between two. ``bare``: nothing marks a call, so only
     the very beginning of an answer is taken for one, and only if it names a tool that there is. ``typed``: the key
     brings attributes, of which ``string="true"`` or ``type="string"`` tells text from JSON. ``numbered``: the name
-    ends with ``:0``, ``:1`` ... and is the call's id. ``marks``: a chat template that has all of them speaks so.
+    ends with ``:0``, ``:1`` ... and is the call's id. ``stop``: where models go on that should wait for an answer.
+    ``marks``: a chat template that has all of them speaks so.
     """
 
     name: str
     body: Body
     marks: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
     open: str = ''
     name_end: str = ''
     close: str = ''
@@ -201,8 +203,9 @@ _ROWS = (
         name_end='\n✿ARGS✿: ',
         between='\n',
         section=('', '\n✿RESULT✿:'),
+        stop=('✿RESULT✿', '✿RETURN✿'),
     ),
-    Format('react', 'named', marks=('Action Input:',), **_REACT),
+    Format('react', 'named', marks=('Action Input:',), stop=('Observation:',), **_REACT),
 )
 FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
 
