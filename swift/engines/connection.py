@@ -23,7 +23,7 @@ import httpx
 from swift.core.errors import ConfigError, HangError, RequestError, SwiftError, UnavailableError
 
 CONNECT, LOOK = 10.0, 2.0  # seconds for a connection, and for a look whether the server is there
-DYING, LOOK_AGAIN = 4.0, 0.1  # seconds in which a server of ours that hung up is seen to end
+DYING, LOOK_AGAIN = 6.0, 0.1  # seconds in which a server of ours that fails or hangs up is seen to end
 BUSY = (429, 503)
 AGAIN = 5  # times that a request is sent
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before it is sent again; doubled each time
@@ -119,7 +119,7 @@ class Connection:
             async for text in _events(response):
                 event = json.loads(text)
                 if event.get('error'):  # after the first byte there is no other way to say it
-                    self._refuse(_code(event), event)
+                    await self._refuse(_code(event), event)
                 yield event
 
     @contextlib.asynccontextmanager
@@ -135,7 +135,7 @@ class Connection:
                         return
                     await response.aread()
                     if response.status_code not in BUSY or wait is None:
-                        self._refuse(response.status_code, _parsed(response.text))
+                        await self._refuse(response.status_code, _parsed(response.text))
                     wait = _retry_after(response, wait)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if wait is None or (self._failure is not None and self._failure() is not None):
@@ -147,15 +147,21 @@ class Connection:
             await asyncio.sleep(wait)
 
     async def _broken(self, error: httpx.TransportError) -> SwiftError:
-        """Why there is no connection, or none any more. A server that dies is first heard, then seen to have died."""
+        """Why there is no connection, or none any more."""
+        if (reason := await self._dying()) is not None:
+            return reason
+        what = 'cannot be reached' if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else 'hung up'
+        return UnavailableError(f'{self.url} {what}: {str(error) or type(error).__name__}')
+
+    async def _dying(self) -> SwiftError | None:
+        """Why a server of ours ended, or is ending: that it fails is heard first, and that it has ended seen later."""
         for _ in range(int(DYING / LOOK_AGAIN) if self._failure is not None else 0):
             if (reason := self._failure()) is not None:
                 return reason
             await asyncio.sleep(LOOK_AGAIN)
-        what = 'cannot be reached' if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else 'hung up'
-        return UnavailableError(f'{self.url} {what}: {str(error) or type(error).__name__}')
+        return None
 
-    def _refuse(self, status: int, found: Any) -> NoReturn:
+    async def _refuse(self, status: int, found: Any) -> NoReturn:
         """Raise what an answer with an error means."""
         text, param = _reason(found)
         if status in (401, 403):
@@ -166,7 +172,7 @@ class Connection:
             raise UnavailableError(f'{self.url} is busy ({status}), and was after {AGAIN} tries: {text}')
         if 400 <= status < 500:
             raise RequestError(text, param=param)
-        raise SwiftError(f'{self.url} failed with {status}: {text}')
+        raise await self._dying() or SwiftError(f'{self.url} failed with {status}: {text}')
 
 
 def _close(loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient, thread: threading.Thread) -> None:

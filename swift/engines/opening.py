@@ -8,16 +8,17 @@ chat_over(flags, engine)          the chat layer over an engine that is open, wh
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from swift.core.errors import ConfigError
 from swift.core.types import Builder, Engine, Template
 from swift.engines import LIBRARIES
 from swift.engines.api import BATCH, ChatEngine
 from swift.engines.args import EngineArgs, LmdeployArgs, SglangArgs, VllmArgs, not_native
-from swift.engines.backend import Backend, Job, ServerEngine
+from swift.engines.backend import TIMEOUT, Backend, Job, ServerEngine
+from swift.engines.chat import Defaults
 from swift.models.args import ModelArgs, split_adapter
 from swift.templates.args import TemplateArgs
 
@@ -60,7 +61,7 @@ def open_chat(flags: Flags) -> ChatEngine:
     builder, template = _outline(flags)
     if flags.engine.infer_backend == 'native':
         return _native(flags, builder, template)
-    return _chat(flags, _server(flags, builder, template), builder, template)
+    return ChatEngine(_server(flags, builder, template), template, **_face(flags, builder))
 
 
 def as_json(flags: Flags) -> dict[str, dict[str, Any]]:
@@ -76,7 +77,8 @@ def open_tokens(**groups: Mapping[str, Any]) -> Engine:
 
 def chat_over(flags: Flags, engine: Engine) -> ChatEngine:
     """The chat layer of these flags over an open engine. Reads no weights."""
-    return _chat(flags, engine, *_outline(flags))
+    builder, template = _outline(flags)
+    return ChatEngine(engine, template, **_face(flags, builder))
 
 
 def _outline(flags: Flags) -> tuple[Builder, Template]:
@@ -86,21 +88,18 @@ def _outline(flags: Flags) -> tuple[Builder, Template]:
     return builder, templates.make(builder.tokenizer, builder.info, flags.template)
 
 
-def _chat(flags: Flags, engine: Engine, builder: Builder, template: Template) -> ChatEngine:
-    from swift.engines.chat import Defaults
-
+def _face(flags: Flags, builder: Builder) -> dict[str, Any]:
+    """What the chat layer is told of the model."""
     adapters, native = list(_adapters(flags.model)), flags.engine.infer_backend == 'native'
-    return ChatEngine(
-        engine,
-        template,
-        model_name=Path(builder.info.id).name,
-        max_model_len=_longest(flags) or builder.info.max_model_len,
-        defaults=Defaults.read(builder.info.path),
-        special=builder.tokenizer.get_added_vocab(),
-        response_prefix=flags.template.response_prefix,
-        default_adapter=adapters[0] if adapters else None,
-        max_batch_size=flags.engine.max_batch_size if native and flags.engine.max_batch_size > 0 else AT_ONCE,
-    )
+    return {
+        'model_name': Path(builder.info.id).name,
+        'max_model_len': _longest(flags) or builder.info.max_model_len,
+        'defaults': Defaults.read(builder.info.path),
+        'special': builder.tokenizer.get_added_vocab(),
+        'response_prefix': flags.template.response_prefix,
+        'default_adapter': adapters[0] if adapters else None,
+        'max_batch_size': flags.engine.max_batch_size if native and flags.engine.max_batch_size > 0 else AT_ONCE,
+    }
 
 
 def _native(flags: Flags, builder: Builder, template: Template) -> ChatEngine:
@@ -183,3 +182,86 @@ def _fetch(path: str, model: ModelArgs) -> Path:
     from swift import hub
 
     return hub.fetch(path, use_hf=model.use_hf, token=model.hub_token).absolute()
+
+
+class LibraryEngine(ChatEngine):
+    """A library's engine as scripts make it: ``VllmEngine('org/model', tensor_parallel_size=2)``.
+
+    Args:
+        template: How conversations become prompts; None takes the model's own.
+        adapters: Folders of peft adapters. The first answers every request that names none.
+        python, timeout: As ``--backend_python`` and ``--backend_timeout``.
+        engine_kwargs, settings: The library's own arguments.
+
+    The other arguments are the flags of the same names.
+
+    Raises:
+        ConfigError, ModelError: the model, the template or an adapter cannot be loaded; the library is not installed,
+            or has no such argument.
+        HangError, UnavailableError: its server did not start.
+    """
+
+    library: ClassVar[str]
+
+    def __init__(
+        self,
+        model_id_or_path: str | Path,
+        *,
+        template: Template | None = None,
+        adapters: Sequence[str | Path] = (),
+        torch_dtype: Any = None,
+        model_type: str | None = None,
+        task_type: Any = None,
+        template_type: str | None = None,
+        use_hf: bool | None = None,
+        hub_token: str | None = None,
+        revision: str | None = None,
+        python: str | None = None,
+        timeout: float = TIMEOUT,
+        engine_kwargs: dict[str, Any] | None = None,
+        use_async_engine: bool | None = None,  # its server is always asynchronous
+        **settings: Any,
+    ):
+        model = ModelArgs(
+            model=str(model_id_or_path),
+            adapters=[str(path) for path in adapters or ()],
+            torch_dtype=None if torch_dtype is None else str(torch_dtype).removeprefix('torch.'),
+            model_type=model_type,
+            task_type=task_type,
+            use_hf=bool(use_hf),
+            hub_token=hub_token,
+            model_revision=revision,
+        )
+        engine = EngineArgs(infer_backend=self.library, backend_python=python, backend_timeout=timeout)  # type: ignore[arg-type]
+        group = group_of(self.library, {**settings, **(engine_kwargs or {})})
+        flags = Groups(model, TemplateArgs(template=template_type), engine, **{self.library: group})
+        builder, own = _outline(flags)
+        template = template or own
+        super().__init__(_server(flags, builder, template), template, **_face(flags, builder))
+
+
+def group_of(library: str, settings: Mapping[str, Any]) -> Any:
+    """A library's group of flags out of its own arguments; those that have no flag are its ``engine_kwargs``."""
+    kind = GROUPS[library]
+    names = {f'{library}_{name}': name for name in settings}
+    known = {spec.name for spec in dataclasses.fields(kind)} & names.keys()
+    more = {name: settings[name] for flag, name in names.items() if flag not in known}
+    return kind(**{flag: settings[names[flag]] for flag in known}, **{f'{library}_engine_kwargs': more})
+
+
+class VllmEngine(LibraryEngine):
+    """Answers with vLLM."""
+
+    library = 'vllm'
+
+
+class SglangEngine(LibraryEngine):
+    """Answers with SGLang."""
+
+    library = 'sglang'
+
+
+class LmdeployEngine(LibraryEngine):
+    """Answers with LMDeploy."""
+
+    library = 'lmdeploy'

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from swift import InferRequest, RequestConfig, VllmEngine
 from swift.core import environments
 from swift.core.errors import ConfigError, HangError, ModelError, UnavailableError
 from swift.core.types import Request, Sampling
@@ -140,6 +141,19 @@ def test_adapters_are_loaded_once_it_runs(start, tmp_path):
     assert engine.adapters == ('law',)
     assert json.loads(log.read_text()) == ['/v1/load_lora_adapter', {'lora_name': 'law', 'lora_path': str(folder)}]
     assert '--enable-lora --max-loras 1 --max-lora-rank 8' in engine.server.last_words()
+
+
+def test_scripts_open_a_library_by_its_class(python, tmp_path):
+    folder = tiny.folder(tmp_path / 'tiny')
+    engine = VllmEngine(folder, python=python, max_num_seqs=4, max_model_len=64, engine_kwargs={'seed': 3})
+    asked = InferRequest([{'role': 'user', 'content': 'Hi'}])
+    (response,) = engine.infer([asked], RequestConfig(max_tokens=64, return_details=True))
+    assert response.choices[0].token_ids == response.prompt_token_ids[::-1]
+    said = engine.engine.server.last_words()
+    assert all(words in said for words in ('--max-num-seqs 4', '--seed 3', '--max-model-len 64', '--dtype float32'))
+    engine.close()
+    with pytest.raises(ConfigError, match='did you mean tensor_parallel_size'):
+        VllmEngine(folder, python=python, tensor_parallel_sise=2)
 
 
 def test_the_key_and_the_socket_are_private(start):
