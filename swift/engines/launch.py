@@ -90,6 +90,13 @@ class Launched:
         ended = f'signal {code - 128}' if code > 128 else f'exit code {code}'
         return UnavailableError(f'{self.name} ended with {ended}. {self.last_words()}')
 
+    def ended(self) -> UnavailableError:
+        """Wait until it has ended. Returns why."""
+        self._guard.wait()
+        reason = self.failure()
+        assert reason is not None
+        return reason
+
     def last_words(self) -> str:
         """The end of what it wrote, for an error message."""
         if not self._lines:

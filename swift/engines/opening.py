@@ -8,17 +8,21 @@ chat_over(flags, engine)          the chat layer over an engine that is open, wh
 from __future__ import annotations
 
 import dataclasses
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from swift.core.errors import ConfigError
+from swift.core.log import get_logger
 from swift.core.types import Builder, Engine, Template
 from swift.engines import LIBRARIES
 from swift.engines.api import BATCH, ChatEngine
 from swift.engines.args import EngineArgs, LmdeployArgs, SglangArgs, VllmArgs, not_native
 from swift.engines.backend import TIMEOUT, Backend, Job, ServerEngine
 from swift.engines.chat import Defaults
+from swift.engines.launch import Launched
 from swift.models.args import ModelArgs, split_adapter
 from swift.templates.args import TemplateArgs
 
@@ -70,9 +74,20 @@ def as_json(flags: Flags) -> dict[str, dict[str, Any]]:
 
 
 def open_tokens(**groups: Mapping[str, Any]) -> Engine:
-    """The engine without its chat layer; ``groups`` are those of ``as_json``. Raises as ``open_chat`` does."""
+    """The engine without its chat layer; ``groups`` are those of ``as_json``. Raises as ``open_chat`` does.
+
+    This process ends when the server of a library does, so that whoever watches it starts both again.
+    """
     flags = Groups(**{name: GROUPS[name](**values) for name, values in groups.items()})
-    return open_chat(flags).engine
+    engine = open_chat(flags).engine
+    if isinstance(engine, ServerEngine):
+        threading.Thread(target=_end_with, args=(engine.server,), name='swift-backend-watch', daemon=True).start()
+    return engine
+
+
+def _end_with(server: Launched) -> None:
+    get_logger().error('%s', server.ended())
+    os._exit(1)
 
 
 def chat_over(flags: Flags, engine: Engine) -> ChatEngine:

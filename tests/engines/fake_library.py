@@ -24,6 +24,8 @@ class EngineArgs:
     max_loras: int = 1
     max_lora_rank: int = 16
     tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
     gpu_memory_utilization: float = 0.9
     kv_cache_memory_bytes: int = 0
     max_num_seqs: int = 1
@@ -64,7 +66,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != '/v1/completions':
             open(how['log'], 'a').write(json.dumps([self.path, body]) + '\\n') if 'log' in how else None
             return self.say({})
-        if 'die' in how:
+        if 'die' in how and not os.path.exists(how['die']):
+            open(how['die'], 'w').close()
             os.kill(os.getpid(), 9)
         self.send_response(200)
         self.send_header('Connection', 'close')

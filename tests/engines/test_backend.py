@@ -18,10 +18,12 @@ from swift.core import environments
 from swift.core.errors import ConfigError, HangError, ModelError, UnavailableError
 from swift.core.types import Request, Sampling
 from swift.engines import LIBRARIES, backend, installed, lmdeploy, sglang, vllm
-from swift.engines.args import LmdeployArgs, SglangArgs, VllmArgs
+from swift.engines.args import EngineArgs, LmdeployArgs, SglangArgs, VllmArgs
 from swift.engines.backend import Job, Place, ServerEngine, words
+from swift.engines.child import ChildEngine, Recipe
 from swift.engines.installed import Installed
-from swift.engines.opening import settings_of
+from swift.engines.opening import Groups, as_json, settings_of
+from swift.models.args import ModelArgs
 from tests import tiny
 from tests.adapters import adapter
 from tests.engines import fake_library
@@ -127,11 +129,31 @@ def test_a_server_that_takes_too_long_is_ended(start):
         start(timeout=1.0, slow=60)
 
 
-def test_requests_fail_with_the_reason_when_the_server_dies(start):
-    engine = start(die=True)
+def test_requests_fail_with_the_reason_when_the_server_dies(start, tmp_path):
+    engine = start(die=str(tmp_path / 'died'))
     with pytest.raises(UnavailableError, match='vLLM ended with signal 9'):
         list(engine.stream(Request('r', tuple(b'abc'), SAMPLING)))
     assert engine.stats()['failed'] == 1
+
+
+def test_in_a_process_of_its_own_it_is_started_again(python, tmp_path):
+    flags = Groups(
+        model=ModelArgs(model=str(tiny.folder(tmp_path / 'tiny'))),
+        engine=EngineArgs(infer_backend='vllm', backend_python=python),
+        vllm=VllmArgs(vllm_engine_kwargs={'additional_config': {'die': str(tmp_path / 'died')}}),
+    )
+    engine = ChildEngine(Recipe('swift.engines.opening:open_tokens', as_json(flags)))
+    try:
+        engine.wait(300)
+        with pytest.raises(UnavailableError):
+            list(engine.stream(Request('r', tuple(b'abc'), SAMPLING)))
+        deadline = time.monotonic() + 300
+        while engine.stats()['starts'] < 2 or not engine.ready:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert [id for piece in engine.stream(Request('r', (5, 6, 7), SAMPLING)) for id in piece.ids] == [7, 6, 5]
+    finally:
+        engine.close()
 
 
 def test_adapters_are_loaded_once_it_runs(start, tmp_path):
