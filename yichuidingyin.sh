@@ -174,6 +174,17 @@ first_run() {
     exec "$VENV/bin/python" -m swift.commands.first_run --language "$LANGUAGE" "$@"
 }
 
+debian_package() { # PACKAGE NAME: install what --with NAME needs, where that can be done without asking; else say how
+    local line="apt-get install -y --no-install-recommends $1"
+    if ((EUID == 0)) && command -v apt-get >/dev/null; then
+        say "  installing the Debian package $1" "  正在安装 Debian 软件包 $1"
+        if apt-get update -qq && DEBIAN_FRONTEND=noninteractive $line -qq >/dev/null; then return; fi
+    fi
+    fail 2 "--with $2 needs $1. Debian and Ubuntu:
+    sudo $line" "--with $2 需要 $1。Debian 和 Ubuntu：
+    sudo $line"
+}
+
 run_tests() { # [--with EXTRA]... [pytest arguments]
     local extras=test marks='not slow' failed=0 passed=0 check
     while [[ ${1:-} == --with ]]; do
@@ -187,14 +198,15 @@ run_tests() { # [--with EXTRA]... [pytest arguments]
                 export SWIFT_TEST_TEX=1
                 ;;
             browser)
-                command -v chromium >/dev/null || command -v google-chrome >/dev/null || fail 2 \
-                    "--with browser needs Chromium. Debian and Ubuntu:
-    sudo apt-get install -y --no-install-recommends chromium" "--with browser 需要 Chromium。Debian 和 Ubuntu：
-    sudo apt-get install -y --no-install-recommends chromium"
+                command -v chromium >/dev/null || command -v google-chrome >/dev/null || debian_package chromium "$2"
                 extras+=,browser
                 ;;
+            redis)
+                command -v redis-server >/dev/null || debian_package redis-server "$2"
+                extras+=,redis
+                ;;
             ?*) extras+=",$2" ;;
-            *) fail 2 '--with needs a name: slow, tex, browser, or an extra of pyproject.toml' '--with 需要一个名字：slow、tex、browser，或 pyproject.toml 里的 extra' ;;
+            *) fail 2 '--with needs a name: slow, tex, browser, redis, or an extra of pyproject.toml' '--with 需要一个名字：slow、tex、browser、redis，或 pyproject.toml 里的 extra' ;;
         esac
         shift 2
     done

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from swift.engines.child import ChildEngine
     from swift.serve.auth import Keys
     from swift.serve.house import House
+    from swift.serve.ledger import Ledger
     from swift.serve.server import Place, Server
+    from swift.serve.shared_ledger import SharedLedger
 
 ENGINE = 'swift.engines.opening:open_tokens'
 AHEAD = 2  # answers that are given to the engine for each that it decodes at once, so that none of its places is empty
@@ -151,20 +153,17 @@ def _house(cfg: DeployConfig, engine: ChildEngine, keys: Keys, rules: list[Any])
     from swift.serve.bounds import Bounds
     from swift.serve.gate import Gate
     from swift.serve.house import House, Usual
-    from swift.serve.ledger import Ledger
 
     args, generation = cfg.serve, cfg.generation
     chat = chat_over(cfg, engine)
     chat.defaults = replace(chat.defaults, **_given(cfg, chat))
     chat.default_adapter = next((Path(path).name for name, path in _adapters(cfg) if name is None), None)
-    limited = any(getattr(each.allowance, name) for each in keys.all for name in vars(each.allowance))
-    usage = Path(args.usage_file) if args.usage_file else cache.folder('serve') / 'usage.sqlite3' if limited else None
     house = House(
         name=args.served_model_name or chat.model_name,
         chat=chat,
         encode=functools.partial(_encode, chat.template.tokenizer),  # type: ignore[attr-defined]
         keys=keys,
-        ledger=Ledger(usage),
+        ledger=_ledger(cfg, keys),
         gate=Gate(AHEAD * chat.at_once, args.queue),
         bounds=Bounds(body_bytes=args.max_body_bytes, queue=args.queue, deadline=args.deadline),
         rules=rules,
@@ -182,6 +181,20 @@ def _house(cfg: DeployConfig, engine: ChildEngine, keys: Keys, rules: list[Any])
     if args.audit_log:
         house.audit = Audit(Path(args.audit_log), failed=house.audit_failed)
     return house
+
+
+def _ledger(cfg: DeployConfig, keys: Keys) -> Ledger | SharedLedger:
+    """Where it is counted what keys use: in a store that replicas share, in a file, or nowhere but in memory."""
+    from swift.serve.ledger import Ledger
+    from swift.serve.shared_ledger import SharedLedger
+
+    args = cfg.serve
+    if args.quota_store:
+        return SharedLedger(args.quota_store)
+    if args.usage_file:
+        return Ledger(Path(args.usage_file))
+    limited = any(getattr(each.allowance, name) for each in keys.all for name in vars(each.allowance))
+    return Ledger(cache.folder('serve') / 'usage.sqlite3' if limited else None)
 
 
 def _adapters(cfg: DeployConfig) -> list[tuple[str | None, str]]:

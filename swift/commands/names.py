@@ -120,6 +120,7 @@ VARIABLES = {
     'SWANLAB_API_KEY': 'swanlab_token',
     'SWIFT_API_KEY': 'api_key',
     'SWIFT_ADMIN_API_KEY': 'admin_api_key',
+    'SWIFT_QUOTA_STORE': 'quota_store',
     'NPROC_PER_NODE': 'nproc_per_node',
     'NNODES': 'nnodes',
     'INFONCE_TEMPERATURE': 'infonce_temperature',

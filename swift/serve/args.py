@@ -34,6 +34,8 @@ class ServeArgs:
     """Requests that a key may have open at once."""
     usage_file: str | None = None
     """SQLite file of what each key has used; None means serve/usage.sqlite3 in the cache folder."""
+    quota_store: str | None = None
+    """Redis that replicas count in together (redis://HOST:6379/0); better in the variable SWIFT_QUOTA_STORE."""
     queue: int = 256
     """Requests that may wait; more are answered with 429."""
     deadline: float = 600.0
@@ -70,6 +72,7 @@ IDLE = (
     'metric',
 )  # fmt: skip
 """Flags of answering that have no meaning here."""
+STORES = ('redis://', 'rediss://', 'unix://')
 LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 
 
@@ -83,6 +86,10 @@ def problems(args: ServeArgs) -> list[tuple[str, str]]:
                 f'--host {args.host}: others can reach it; give --api_key_file, SWIFT_API_KEY or --api_key',
             )
         )
+    if args.quota_store and not args.quota_store.startswith(STORES):
+        found.append(('quota_store', f'--quota_store: expected an address that begins with {" or ".join(STORES)}'))
+    if args.quota_store and args.usage_file:
+        found.append(('quota_store usage_file', '--quota_store and --usage_file: give one of them'))
     if bool(args.ssl_certfile) != bool(args.ssl_keyfile):
         found.append(('ssl_certfile ssl_keyfile', '--ssl_certfile and --ssl_keyfile: give both or neither'))
     if not 0 <= args.port <= 65535:

@@ -24,6 +24,7 @@ from swift.serve.gate import Gate
 from swift.serve.ledger import Ledger
 from swift.serve.metrics import Counter, Gauge, Histogram
 from swift.serve.moderation import Rule
+from swift.serve.shared_ledger import SharedLedger
 
 T = TypeVar('T')
 WORKERS = 4  # threads that parse, render and tokenise
@@ -76,7 +77,7 @@ class House:
     chat: ChatEngine
     encode: Callable[[str], list[int]]
     keys: Keys
-    ledger: Ledger
+    ledger: Ledger | SharedLedger
     gate: Gate
     bounds: Bounds = field(default_factory=Bounds)
     rules: Sequence[Rule] = ()
@@ -112,7 +113,7 @@ class House:
         except ApiError:
             raise
         except Exception as error:
-            get_logger().error('the file of usage cannot be written: %s', error)
+            get_logger().error('usage cannot be counted: %s', error)
             raise later('usage cannot be counted at the moment', 'usage_unavailable', 5) from error
 
     async def admit(self, call: Call) -> None:
@@ -130,7 +131,7 @@ class House:
         try:
             self.ledger.count(key, tokens)
         except Exception as error:
-            get_logger().error('the file of usage cannot be written: %s', error)
+            get_logger().error('usage cannot be counted: %s', error)
 
     # -------------------------------------------------------------------------------------------------------- models
     @property

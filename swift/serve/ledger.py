@@ -74,7 +74,7 @@ class Ledger:
                 limit = getattr(allowance, name)
                 if limit is not None and used[window][what] >= limit:
                     wait = SECONDS[window] - now % SECONDS[window]
-                    raise _refusal(what, window, limit, wait)
+                    raise refusal(what, window, limit, wait)
             self._add(key, requests=1, tokens=0)
 
     def count(self, key: str, tokens: int) -> None:
@@ -139,7 +139,8 @@ class _Transaction:
             self._lock.release()
 
 
-def _refusal(what: str, window: str, limit: int, wait: float) -> ApiError:
+def refusal(what: str, window: str, limit: int, wait: float) -> ApiError:
+    """A limit is reached; ``wait`` seconds from now a new window begins."""
     return later(
         f'this key may use {limit} {what} a {window} and has; try again in {wait:.0f} s',
         f'{what}_per_{window}_exceeded',
