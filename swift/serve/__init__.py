@@ -5,7 +5,8 @@ door.py       Door            who may come in, with how much, and who has left; 
 schema.py     ChatRequest     what may be asked, as closed types;  strict.py  bytes become one;  bounds.py  the limits
 chat.py completions.py        the words of the API;  words.py  what they share;  events.py  streams
 generate.py   answers         an answer while it is made
-gate.py       Gate            a bounded queue, fair between keys;  ledger.py  what each key has used;  shared_ledger.py  the same in Redis
+gate.py       Gate            a bounded queue, fair between keys;  ledger.py  what each key has used
+shared_ledger.py              the same, in a Redis that replicas share
 page.py       Page            the chat page, before all of it
 auth.py audit.py moderation.py metrics.py
 house.py      House           all that a server is made of;  call.py  what is known of a request
