@@ -16,6 +16,7 @@ EXPORTS = {
     'pretrain_main': 'swift.commands.pt:pt_main',
     'rlhf_main': 'swift.commands.rlhf:rlhf_main',
     'infer_main': 'swift.commands.infer:infer_main',
+    'app_main': 'swift.commands.app:app_main',
     'export_main': 'swift.commands.export:export_main',
     'merge_lora': 'swift.commands.merge_lora:merge_lora',
     'SftArguments': 'swift.commands.arguments:SftArguments',

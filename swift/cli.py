@@ -40,7 +40,7 @@ VERBS = (
     Verb('eval', 'Measure a model on tasks', '评测模型'),
     Verb('export', 'Merge, quantise or convert a model', '合并、量化或转换模型', built=True),
     Verb('merge-lora', 'Merge an adapter into its model', '把适配器合并进模型', built=True),
-    Verb('app', 'A chat page', '聊天网页'),
+    Verb('app', 'A chat page', '聊天网页', built=True),
     Verb('web-ui', 'Everything in the browser', '在浏览器中完成一切'),
     Verb('megatron sft', 'Fine-tune with Megatron-core', '用 Megatron-core 微调'),
     Verb('megatron pt', 'Pre-train with Megatron-core', '用 Megatron-core 预训练'),

@@ -34,7 +34,7 @@ from swift.objectives import args as objectives
 from swift.objectives.args import ObjectiveArgs, TaskArgs
 from swift.objectives.distill_args import DistillArgs
 from swift.serve import args as serving
-from swift.serve.args import ServeArgs
+from swift.serve.args import AppArgs, ServeArgs
 from swift.templates.args import TemplateArgs
 from swift.train.args import TrainArgs
 from swift.tuners.args import TunerArgs
@@ -368,7 +368,45 @@ class DeployConfig(AnswerConfig):
     def check(self) -> Iterator[tuple[str, str]]:
         """Addresses without a key, limits that cannot be, files that are not there."""
         yield from super().check()
-        yield from serving.problems(self.serve)
+        yield from self.problems()
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Of where and how it is served."""
+        return serving.problems(self.serve)
+
+
+@dataclass(kw_only=True)
+class AppConfig(DeployConfig):
+    """swift app: takes what deploy takes. The page and the API under it have one address."""
+
+    verb: ClassVar[str] = 'app'
+
+    app: AppArgs = field(default_factory=AppArgs)
+
+    def derive(self) -> None:
+        """The address of the page is that of the server."""
+        super().derive()
+        for name, ours in (('host', 'server_name'), ('port', 'server_port')):
+            if self.sources[name] != 'default':
+                self.notes.append(f'{name}: belongs to swift deploy; --{ours} is where the page and its API are')
+            self.put(name, getattr(self.app, ours), self.sources[ours])
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """A model or a server, one of them."""
+        elsewhere = self.app.base_url
+        for flags, text in super().check():
+            if not (elsewhere and 'model' in flags.split()):
+                yield flags, text
+        if elsewhere and self.model.model:
+            yield 'base_url model', '--base_url and --model: give one of them'
+        if elsewhere and not elsewhere.startswith(('http://', 'https://')):
+            yield 'base_url', f'--base_url {elsewhere}: expected an address such as http://127.0.0.1:8000/v1'
+        if elsewhere and self.serve.host not in serving.LOOPBACK:
+            yield 'base_url server_name', '--base_url: its page is served to this machine only; leave --server_name out'
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Of where and how it is served."""
+        return serving.problems(self.serve, 'server_name', 'server_port')
 
 
 @dataclass(kw_only=True)
@@ -444,7 +482,7 @@ class BenchConfig(Config):
 CONFIGS: dict[str, type[Config]] = {
     config.verb: config
     for config in (
-        SftConfig, PtConfig, RlhfConfig, InferConfig, DeployConfig, ExportConfig, MergeLoraConfig,
+        SftConfig, PtConfig, RlhfConfig, InferConfig, DeployConfig, AppConfig, ExportConfig, MergeLoraConfig,
         InspectConfig, PlanConfig, VerifyConfig,
         ShowConfig, DoctorConfig, AuditConfig, BenchConfig,
     )

@@ -11,7 +11,7 @@ import functools
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,8 +77,13 @@ def run_deploy(args: Any, return_url: bool = False) -> Iterator[int | str]:
 
 
 @contextlib.contextmanager
-def opened(cfg: DeployConfig) -> Iterator[tuple[Server, socket.socket]]:
+def opened(
+    cfg: DeployConfig, *, around: Callable[[Any], Any] = lambda app: app
+) -> Iterator[tuple[Server, socket.socket]]:
     """Everything that serves, ready to run; closed when the block ends.
+
+    Args:
+        around: puts something before the application.
 
     Raises:
         ConfigError: the address is in use, a file of keys or words cannot be read, something is not built.
@@ -90,9 +95,9 @@ def opened(cfg: DeployConfig) -> Iterator[tuple[Server, socket.socket]]:
     if cfg.model.task_type not in (None, 'causal_lm'):
         raise ConfigError(f'--task_type {cfg.model.task_type}: swift deploy serves models that generate')
     get_logger().setLevel(cfg.serve.log_level.upper())
-    place = _place(cfg)
+    where = place(cfg)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(server.bind(place))
+        listener = stack.enter_context(server.bind(where))
         keys = _keys(cfg)  # before anything that takes long: mistakes show at once
         rules = _rules(cfg)
         engine = _engine(cfg)
@@ -101,11 +106,12 @@ def opened(cfg: DeployConfig) -> Iterator[tuple[Server, socket.socket]]:
         stack.callback(house.close)
         engine.wait()
         _greet(house, listener)
-        yield server.Server(app.build(house, routes.ROUTES), house, place), listener
+        yield server.Server(around(app.build(house, routes.ROUTES)), house, where), listener
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
-def _place(cfg: DeployConfig) -> Place:
+def place(cfg: DeployConfig) -> Place:
+    """Where to listen, and how to end. Raises ConfigError: a file of TLS is not there."""
     from swift.serve.server import Place
 
     args = cfg.serve

@@ -24,7 +24,9 @@ from swift.core.errors import did_you_mean
 
 TRUE = frozenset({'true', '1', 'yes', 'y', 't', 'on'})
 FALSE = frozenset({'false', '0', 'no', 'n', 'f', 'off'})
-SECRET = re.compile(r'(token|secret|password|api_?key|access_key)$', re.IGNORECASE)  # never written, never shown
+SECRET = re.compile(
+    r'(token|secret|password|api_?key|access_key|quota_store)$', re.IGNORECASE
+)  # never written, never shown
 NONE = frozenset({'none', 'None', 'null'})
 WANTED = {
     'bool': 'true or false',

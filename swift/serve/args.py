@@ -66,6 +66,24 @@ class ServeArgs:
     """Log what is asked and answered as well."""
 
 
+@dataclass(kw_only=True)
+class AppArgs:
+    """The chat page."""
+
+    server_name: str = '127.0.0.1'
+    """Address of the page and of the API under it; any other than this machine's own loopback needs an API key."""
+    server_port: int = 7860
+    """Their port; one that is in use is an error."""
+    base_url: str | None = None
+    """Chat with a server that runs already (http://HOST:8000/v1) instead of loading a model."""
+    lang: Literal['en', 'zh'] | None = None
+    """Language of the page; None takes the browser's. The page can change it."""
+    studio_title: str | None = None
+    """Heading of the page."""
+    open_browser: bool = False
+    """Open the page in the browser of this machine."""
+
+
 LIMITS = ('requests_per_minute', 'tokens_per_minute', 'requests_per_day', 'tokens_per_day', 'parallel')
 IDLE = (
     'seed', 'stream', 'logprobs', 'top_logprobs', 'prompt', 'result_path', 'write_batch_size', 'val_dataset_sample',
@@ -76,14 +94,14 @@ STORES = ('redis://', 'rediss://', 'unix://')
 LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 
 
-def problems(args: ServeArgs) -> list[tuple[str, str]]:
-    """(flags, what is wrong) of values that cannot work."""
+def problems(args: ServeArgs, host: str = 'host', port: str = 'port') -> list[tuple[str, str]]:
+    """(flags, what is wrong) of values that cannot work; ``host`` and ``port`` are what the verb calls these flags."""
     found = []
     if args.host not in LOOPBACK and not (args.api_key or args.api_key_file):
         found.append(
             (
-                'host api_key',
-                f'--host {args.host}: others can reach it; give --api_key_file, SWIFT_API_KEY or --api_key',
+                f'{host} api_key',
+                f'--{host} {args.host}: others can reach it; give --api_key_file, SWIFT_API_KEY or --api_key',
             )
         )
     if args.quota_store and not args.quota_store.startswith(STORES):
@@ -93,7 +111,7 @@ def problems(args: ServeArgs) -> list[tuple[str, str]]:
     if bool(args.ssl_certfile) != bool(args.ssl_keyfile):
         found.append(('ssl_certfile ssl_keyfile', '--ssl_certfile and --ssl_keyfile: give both or neither'))
     if not 0 <= args.port <= 65535:
-        found.append(('port', f'--port {args.port}: expected 0 (any) to 65535'))
+        found.append((port, f'--{port} {args.port}: expected 0 (any) to 65535'))
     for name in (*LIMITS, 'queue', 'max_body_bytes'):
         if (value := getattr(args, name)) is not None and value < 1:
             found.append((name, f'--{name} {value}: must be at least 1'))
