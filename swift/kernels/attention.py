@@ -113,7 +113,7 @@ def install(model: PreTrainedModel, max_length: int, *, fast: bool = True) -> st
     back at any time. Returns None, or why the model cannot pack; then it is left with the attention it came with.
     """
     before = model.config._attn_implementation or 'eager'
-    reason = _long_range(model, max_length)
+    reason = long_range(model, max_length)
     if reason is None:
         with _evaluating(model), torch.no_grad():
             reason = _probe(model, before, NAME if fast else PLAIN)
@@ -122,7 +122,7 @@ def install(model: PreTrainedModel, max_length: int, *, fast: bool = True) -> st
     return reason
 
 
-def _long_range(model: PreTrainedModel, max_length: int) -> str | None:
+def long_range(model: PreTrainedModel, max_length: int) -> str | None:
     """Attention patterns that only show beyond a length the probe does not reach."""
     config = model.config.get_text_config()
     chunk = getattr(config, 'attention_chunk_size', None)

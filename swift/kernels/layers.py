@@ -134,16 +134,17 @@ def _switch(name: str, pairs: list[tuple[nn.Module, Forward]]) -> Switch:
 # ------------------------------------------------------------------------------------------------------------ RMSNorm
 def _looks_like_norm(module: nn.Module) -> bool:
     own = dict(module.named_parameters())
-    return set(own) == {'weight'} and own['weight'].dim() == 1 and _epsilon(module) is not None
+    return set(own) == {'weight'} and own['weight'].dim() == 1 and epsilon(module) is not None
 
 
-def _epsilon(module: nn.Module) -> float | None:
+def epsilon(module: nn.Module) -> float | None:
+    """The small number that a norm adds, whatever it calls it."""
     values = (vars(module).get(name) for name in EPSILONS)
     return next((value for value in values if isinstance(value, float)), None)
 
 
 def _fit_norm(module: Any) -> Forward:
-    eps, width, where = _epsilon(module), len(module.weight), module.weight.device
+    eps, width, where = epsilon(module), len(module.weight), module.weight.device
     assert eps is not None
     size = torch.logspace(-3, 2, max(6, 4096 // width), device=where)[:, None]  # rows for which epsilon is much to nil
     x, weight = torch.randn(len(size), width, device=where) * size, torch.randn(width, device=where)

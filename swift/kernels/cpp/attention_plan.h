@@ -46,7 +46,7 @@ struct Plan {
     std::vector<int> tree;                 // of each segment
 };
 
-static Plan make_plan(const Problem &is) {
+static inline Plan make_plan(const Problem &is) {
     Plan plan;
     std::vector<int64_t> position(is.segments);
     for (int s = 0; s < is.segments; ++s) {
@@ -107,7 +107,7 @@ static std::vector<Item> cut(const std::vector<int64_t> &costs, int n, int64_t t
 
 // The work list, costly items first. Forward: ranges of queries. Backward: a tree at once where threads stay busy,
 // else keys and queries apart, at 7/5 of the products.
-static std::vector<Item> make_items(const Problem &is, Plan &plan, bool backward) {
+static inline std::vector<Item> make_items(const Problem &is, Plan &plan, bool backward) {
     std::vector<int64_t> as_queries, as_keys;
     int64_t total = 0, threads = omp_get_max_threads();
     for (auto &tree : plan.trees) {
