@@ -9,10 +9,9 @@ Shapes: ``T`` tokens, ``H`` query heads, ``K`` key heads, ``D`` head width, ``d`
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from swift.kernels import compiled
-from swift.kernels.attention import REFUSALS, Uncovered, long_range, packed_attention
+from swift.kernels.attention import KERNEL_TOLERANCE, REFUSALS, long_range, packed_attention
 from swift.kernels.decoder import (
     ACTS,
-    GRAIN,
     MOST_SHARING,
-    PAGE,
     PANEL,
     ROWS,
     WIDEST_HEAD,
@@ -106,27 +103,33 @@ def draw(model: PreTrainedModel, longest: int) -> Blueprint:
         raise Misfit('its weights are not all bf16 or all fp32 on the CPU')
     if (why := long_range(model, longest)) is not None:
         raise Misfit(why)
+    if 'forward' in vars(model):
+        raise Misfit('its forward has been replaced')
     record, logits = _watch(model)
     blueprint = _read(model, record, logits)
-    _prove(model, blueprint, record, logits)
+    _prove(blueprint, record, _ids(model)[0], logits)
     return blueprint
 
 
 # ------------------------------------------------------------------------------------------------------------ watching
 def _watch(model: PreTrainedModel) -> tuple[Record, Tensor]:
     record = Record(positions=torch.arange(TOKENS)[None])
-    vocabulary = model.config.get_text_config().vocab_size
-    ids = (torch.arange(TOKENS)[None] * 7919 + 13) % vocabulary
     before = model.config._attn_implementation or 'eager'
     try:
         with _noting(model, record), torch.no_grad():
             model.set_attn_implementation(NAME)
-            logits = model(input_ids=ids, position_ids=record.positions, use_cache=False).logits[0]
+            logits = model(input_ids=_ids(model), position_ids=record.positions, use_cache=False).logits[0]
     except REFUSALS as error:
-        raise Misfit(f'it does not take attention by the interface ({type(error).__name__}: {str(error)[:100]})') from error
+        raise Misfit(
+            f'it does not take attention by the interface ({type(error).__name__}: {str(error)[:100]})'
+        ) from error
     finally:
         model.set_attn_implementation(before)
     return record, logits
+
+
+def _ids(model: PreTrainedModel) -> Tensor:
+    return (torch.arange(TOKENS)[None] * 7919 + 13) % model.config.get_text_config().vocab_size
 
 
 @contextmanager
@@ -169,7 +172,8 @@ def _read(model: PreTrainedModel, record: Record, logits: Tensor) -> Blueprint:
         raise Misfit('it has no attention that goes through the interface')
     q, k, v = record.attentions[0].q, record.attentions[0].k, record.attentions[0].v
     blueprint = Blueprint(
-        width=_embedding(model, record).out.shape[-1],
+        embedding=_embedding(record),
+        width=_embedding(record).shape[-1],
         heads=q.shape[1],
         key_heads=k.shape[1],
         head_width=q.shape[3],
@@ -196,18 +200,19 @@ def _read(model: PreTrainedModel, record: Record, logits: Tensor) -> Blueprint:
     return blueprint
 
 
-def _embedding(model: PreTrainedModel, record: Record) -> Call:
-    table = model.get_input_embeddings()
-    calls = [call for call in record.calls if call.module is table]
-    if len(calls) != 1:
+def _embedding(record: Record) -> Tensor:
+    tables = [call.module for call in record.calls if isinstance(call.module, nn.Embedding)]
+    if len(tables) != 1:
         raise Misfit('it does not look its tokens up once')
-    return calls[0]
+    return tables[0].weight
 
 
 def _layer_calls(record: Record) -> list[Call]:
     """The calls of the modules that each hold one attention and follow each other in a list."""
     owners = {call.module: call for call in record.calls}
-    paths = {attention.module: owners[attention.module].path for attention in record.attentions if attention.module in owners}
+    paths = {
+        attention.module: owners[attention.module].path for attention in record.attentions if attention.module in owners
+    }
     found = []
     for attention in record.attentions:
         if attention.module not in paths:
@@ -229,18 +234,12 @@ def _hidden(out: Any) -> Tensor:
 
 
 def _embedding_scale(model: PreTrainedModel, record: Record) -> float:
-    embedded, first = _embedding(model, record).out, _layer_calls(record)[0].into
+    embedded, first = _embedding(record)[_ids(model)[0]], _layer_calls(record)[0].into[0]
     width = torch.tensor(embedded.shape[-1] ** 0.5, dtype=embedded.dtype)
-    candidates = (1.0, float(width), getattr(model.config, 'embedding_multiplier', 1.0))
-    return _scale(embedded, first, candidates, 'what goes into its first layer is no multiple of its embeddings')
-
-
-def _scale(x: Tensor, y: Tensor, candidates: Sequence[float], otherwise: str) -> float:
-    """The candidate c of y = c x."""
-    for c in candidates:
-        if x.shape == y.shape and _difference(x.float() * c, y.float()) < SAME[x.dtype]:
-            return float(c)
-    raise Misfit(otherwise)
+    for scale in (1.0, float(width), getattr(model.config.get_text_config(), 'embedding_multiplier', 1.0)):
+        if _difference(embedded.float() * scale, first.float()) < SAME[embedded.dtype]:
+            return float(scale)
+    raise Misfit('what goes into its first layer is no multiple of its embeddings')
 
 
 def _read_end(model: PreTrainedModel, blueprint: Blueprint, record: Record, logits: Tensor) -> None:
@@ -257,8 +256,8 @@ def _read_end(model: PreTrainedModel, blueprint: Blueprint, record: Record, logi
     blueprint.last, blueprint.head = _norm(norms[0]), Linear(heads[0].path, head)
     config = model.config.get_text_config()
     scaling = getattr(config, 'logits_scaling', None)
-    scales = (1.0, getattr(config, 'logit_scale', None) or 1.0, 1 / scaling if scaling else 1.0)
-    caps = (0.0, getattr(config, 'final_logit_softcapping', None) or 0.0)
+    scales = (1 / scaling if scaling else 1.0, getattr(config, 'logit_scale', None) or 1.0, 1.0)
+    caps = (getattr(config, 'final_logit_softcapping', None) or 0.0, 0.0)  # small logits look alike with and without
     raw = heads[0].out[0].float()
     for scale in scales:
         for cap in caps:
@@ -352,7 +351,9 @@ class _LayerReader:
                 raise Misfit(f'{call.path} ({type(call.module).__name__}) is neither norm nor linear layer')
         own = sum(parameter.numel() for parameter in self.call.module.parameters())
         sinks = attention.options.get('s_aux')
-        seen = sum(p.numel() for call in leaves for p in call.module.parameters()) + (0 if sinks is None else sinks.numel())
+        seen = sum(p.numel() for call in leaves for p in call.module.parameters()) + (
+            0 if sinks is None else sinks.numel()
+        )
         if own != seen and not _has_adapters(self.call.module):
             raise Misfit(f'{self.call.path} has parameters outside its norms and linear layers')
         self.norms = [call for call in leaves if _is_norm(call.module)]
@@ -449,7 +450,9 @@ class _LayerReader:
         H, K, D = self.is_.heads, self.is_.key_heads, self.is_.head_width
         outs = [each.out for each in qkv]
         q, k, v = outs if len(outs) == 3 else outs[0].split([H * D, K * D, K * D], -1)
-        heads = lambda x, n, norm: (x if norm is None else self._lying(norm.out)).reshape(1, TOKENS, n, D).transpose(1, 2)
+        heads = lambda x, n, norm: (
+            (x if norm is None else self._lying(norm.out)).reshape(1, TOKENS, n, D).transpose(1, 2)
+        )
         if not _same(heads(v, K, None), self.attention.v):
             raise Misfit('its values are not what a linear layer gives')
         found = self.angles.turning(heads(q, H, query), self.attention.q)
@@ -523,7 +526,7 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------- proving
-def _prove(model: PreTrainedModel, blueprint: Blueprint, record: Record, logits: Tensor) -> None:
+def _prove(blueprint: Blueprint, record: Record, ids: Tensor, logits: Tensor) -> None:
     """Every layer on what it has seen, and all of them together. Raises Misfit."""
     decoder = Decoder(blueprint, 1)
     sequence = np.array([[0, TOKENS, 0, 0]])
@@ -538,3 +541,8 @@ def _prove(model: PreTrainedModel, blueprint: Blueprint, record: Record, logits:
         difference = _difference(found[:TOKENS] - x[:TOKENS], _hidden(call.out)[0] - call.into[0])
         if not difference < 10 * SAME[blueprint.dtype]:
             raise Misfit(f'layer {at} as it was understood gives something else (difference {difference:.1e})')
+    embedded = torch.zeros(T, blueprint.width, dtype=blueprint.dtype)
+    embedded[:TOKENS] = blueprint.embedding[ids]
+    found = decoder.step(embedded, replace(rows, wanted=np.arange(TOKENS)))
+    if not (difference := _difference(found, logits)) < KERNEL_TOLERANCE[blueprint.dtype]:
+        raise Misfit(f'its layers together give something else (difference {difference:.1e})')

@@ -139,6 +139,7 @@ class Angles(NamedTuple):
 class Blueprint:
     """A decoder's sizes and parts."""
 
+    embedding: Tensor  # [V, d]
     width: int
     heads: int
     key_heads: int
@@ -199,7 +200,9 @@ def side_by_side() -> list[Place]:
 def empty(panels: int, inputs: int, dtype: torch.dtype, *, bias: bool) -> Packed:
     """A linear layer of zeros."""
     depth = up(inputs, 32)
-    return Packed(torch.zeros(panels * depth * PANEL, dtype=dtype), torch.zeros(panels * PANEL) if bias else None, panels, depth)
+    return Packed(
+        torch.zeros(panels * depth * PANEL, dtype=dtype), torch.zeros(panels * PANEL) if bias else None, panels, depth
+    )
 
 
 def fill(to: Packed, weight: Tensor, place: Place, *, bias: Tensor | None = None, input: int = 0) -> None:
@@ -244,19 +247,28 @@ class Adapter:
         self.table[layer * len(GROUPS) + GROUPS.index(group)] = _Adapter(down.c, up.c)
 
 
+def page_bytes(blueprint: Blueprint) -> int:
+    """What a page takes, in all layers together."""
+    return len(blueprint.layers) * _page_words(blueprint) * blueprint.dtype.itemsize
+
+
+def _page_words(blueprint: Blueprint) -> int:
+    return blueprint.key_heads * 2 * PAGE * up(blueprint.head_width, GRAIN[blueprint.dtype])
+
+
 class Decoder:
     """Computes what a blueprint says. Weights are copied; ``refresh`` copies them again.
 
     Args:
-        pages: how many pages of keys and values there are. Memory is taken when a page is first written.
+        pages: how many pages of keys and values there are, whose memory is taken when they are first written; or
+            those of another decoder of the same sizes.
     """
 
-    def __init__(self, blueprint: Blueprint, pages: int):
+    def __init__(self, blueprint: Blueprint, pages: int | Tensor):
         self.is_ = blueprint
         dtype = blueprint.dtype
-        D = up(blueprint.head_width, GRAIN[dtype])
-        words = blueprint.key_heads * 2 * PAGE * D
-        self.pages = _untouched((len(blueprint.layers), pages, words), dtype)
+        words = _page_words(blueprint)
+        self.pages = pages if isinstance(pages, Tensor) else _untouched((len(blueprint.layers), pages, words), dtype)
         self._norms: list[tuple[Norm, Tensor]] = []
         self._layers = (_Layer * len(blueprint.layers))()
         self._packed = [self._pack(layer) for layer in blueprint.layers]
@@ -337,7 +349,7 @@ class Decoder:
         packed = [self._head, *(each for layer in self._packed for each in layer)]
         return sum(each.weight.nbytes for each in packed)
 
-    def places(self, group: str, parts: Sequence[Linear]) -> list[Place]:
+    def places(self, group: str) -> list[Place]:
         """Where the outputs of a group's matrices lie."""
         if group == 'gate_up':
             return side_by_side()
@@ -367,23 +379,35 @@ class Decoder:
     def _pack(self, layer: Layer) -> tuple[Packed, ...]:
         parts = {'qkv': layer.qkv, 'out': [layer.out], 'gate_up': layer.gate_up, 'down': [layer.down]}
         made = tuple(
-            empty(self.panels(g), self.inputs(g), self.is_.dtype, bias=any(each.module.bias is not None for each in parts[g]))
+            empty(
+                self.panels(g),
+                self.inputs(g),
+                self.is_.dtype,
+                bias=any(each.module.bias is not None for each in parts[g]),
+            )
             for g in GROUPS
         )
         self._fill(layer, *made)
         return made
 
     def _fill(self, layer: Layer, qkv: Packed, out: Packed, gate_up: Packed, down: Packed) -> None:
-        parts = ((qkv, 'qkv', layer.qkv), (out, 'out', [layer.out]), (gate_up, 'gate_up', layer.gate_up), (down, 'down', [layer.down]))
+        parts = (
+            (qkv, 'qkv', layer.qkv),
+            (out, 'out', [layer.out]),
+            (gate_up, 'gate_up', layer.gate_up),
+            (down, 'down', [layer.down]),
+        )
         for packed, group, linears in parts:
             weights = _cut([each.module.weight for each in linears], self.sizes(group))
             biases = _cut([_bias(each) for each in linears], self.sizes(group))
-            for weight, bias, place in zip(weights, biases, self.places(group, linears), strict=True):
+            for weight, bias, place in zip(weights, biases, self.places(group), strict=True):
                 fill(packed, weight, place, bias=bias)
 
     def _pack_head(self) -> Packed:
         head = self.is_.head.module
-        made = empty(up(self.is_.vocabulary, PANEL) // PANEL, self.is_.width, self.is_.dtype, bias=head.bias is not None)
+        made = empty(
+            up(self.is_.vocabulary, PANEL) // PANEL, self.is_.width, self.is_.dtype, bias=head.bias is not None
+        )
         fill(made, head.weight, Place(0, PANEL, 0), bias=head.bias)
         return made
 

@@ -71,7 +71,7 @@ def held(model, passes: int) -> Iterator[Callable[[], None]]:
         hook.remove()
         permits.release()  # the pass that waits already
 
-    hook = model.register_forward_pre_hook(lambda *_: permits.acquire() and None)
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda *_: permits.acquire() and None)
     try:
         yield let_go
     finally:

@@ -252,7 +252,7 @@ def test_close_ends_what_is_open_and_refuses_what_comes():
 
 def test_a_dead_engine_tells_everyone():
     with engine(tiny.model(), stop_ids=()) as native:
-        native._scheduler._next_batch = None  # a fault of our own inside a step
+        native._scheduler.step = None  # a fault of our own inside a step
         stream = native.stream(Request('a', tuple(prompts()[0]), LONG))
         with pytest.raises(SwiftError, match='died'):
             list(stream)

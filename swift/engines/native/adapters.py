@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from swift.core import files
 from swift.core.errors import ModelError
+from swift.kernels.blueprint import Misfit
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 COPIES = ('.modules_to_save.', '.original_module.')
@@ -77,6 +78,38 @@ def activate(model: nn.Module, name: str | None) -> None:
         return
     model.base_model.enable_adapter_layers()
     model.set_adapter(name, inference_mode=True)
+
+
+class Term(NamedTuple):
+    """What plain LoRA adds to a linear layer: ``y += scale B A x``."""
+
+    a: Tensor  # [r, inputs]
+    b: Tensor  # [outputs, r]
+    scale: float
+
+
+def low_rank_terms(model: Any, name: str) -> dict[nn.Module, Term]:
+    """All that the adapter ``name`` changes, by the linear layer that it adds to.
+
+    Raises:
+        Misfit: it changes something in another way.
+    """
+    config = model.peft_config[name]
+    if config.peft_type != 'LORA':
+        raise Misfit(f'it is of the kind {config.peft_type}')
+    for option in ('modules_to_save', 'trainable_token_indices', 'target_parameters', 'layer_replication'):
+        if getattr(config, option, None):
+            raise Misfit(f'it has {option}')
+    found = {}
+    for module in model.modules():
+        if name in getattr(module, 'lora_embedding_A', ()):
+            raise Misfit('it changes embeddings')
+        if name not in getattr(module, 'lora_A', ()):
+            continue
+        if name in module.lora_variant or module.lora_bias.get(name) or type(module.base_layer) is not nn.Linear:
+            raise Misfit('it is more than low-rank terms of linear layers')
+        found[module.base_layer] = Term(module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
+    return found
 
 
 def _check_folder(path: Path) -> None:

@@ -51,6 +51,7 @@ class Answer:
     stop_ids: frozenset[int]
     count: int = 0
     last: int = 0  # the token to feed next
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # told with the first piece
     _ids: list[int] = field(default_factory=list)  # since the last piece
     _logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -83,7 +84,8 @@ class Answer:
         return self._deliver(shown + rest + self.stops.flush(), finish)
 
     def _deliver(self, text: str, finish: Finish | None = None) -> bool:
-        piece = Piece(self.index, text, tuple(self._ids), tuple(self._logprobs), finish)
+        about_prompt, self.prompt_logprobs = tuple(self.prompt_logprobs), []
+        piece = Piece(self.index, text, tuple(self._ids), tuple(self._logprobs), finish, about_prompt)
         try:
             self.ticket.deliver(piece)
         except Exception as error:

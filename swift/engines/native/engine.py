@@ -58,7 +58,7 @@ class NativeEngine(Waiting):
         else:
             generator.manual_seed(seed)
         self._scheduler = Scheduler(
-            runner, decode=decode, stop_ids=frozenset(stop_ids), limits=limits, generator=generator
+            runner, decode=decode, stop_ids=frozenset(stop_ids), limits=limits, generator=generator, fast=True
         )
         self._grammars = None if tokenizer is None else Grammars(tokenizer, runner.vocabulary)
         self._worker = Worker(self._scheduler)
@@ -88,7 +88,7 @@ class NativeEngine(Waiting):
         Raises:
             ModelError: a name or shape is not the model's; the weights before it are overwritten.
         """
-        self._worker.call(lambda: self._scheduler.runner.update(weights)).result()
+        self._worker.call(lambda: self._scheduler.update(weights)).result()
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ class NativeEngine(Waiting):
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Put the peft adapter in ``path`` beside the others. Raises ModelError."""
-        self._worker.call(lambda: self._scheduler.runner.load_adapter(name, path)).result()
+        self._worker.call(lambda: self._scheduler.load_adapter(name, path)).result()
 
     def unload_adapter(self, name: str) -> None:
         """Take an adapter off. Raises ModelError, also while requests use it."""
@@ -106,7 +106,7 @@ class NativeEngine(Waiting):
     def _unload(self, name: str) -> None:
         if users := self._scheduler.uses(name):
             raise ModelError(f'adapter {name!r} answers {users} requests; unload it when they have ended')
-        self._scheduler.runner.unload_adapter(name)
+        self._scheduler.unload_adapter(name)
 
     # ------------------------------------------------------------------------------------------------------- life
     def stats(self) -> dict[str, float]:
@@ -116,7 +116,9 @@ class NativeEngine(Waiting):
             **scheduler.counts,
             'open': len(scheduler.tickets),
             'running': scheduler.running,
-            'waiting': len(scheduler.waiting),
+            'waiting': scheduler.waiting,
+            'kv_used': scheduler.kv_tokens[0],
+            'kv_tokens': scheduler.kv_tokens[1],
             'step_age': time.monotonic() - scheduler.heartbeat if scheduler.busy else 0.0,
         }
 

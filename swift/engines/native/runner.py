@@ -9,6 +9,7 @@ import inspect
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class Runner:
 
     def __init__(self, model: nn.Module, *, choose_adapters: bool = True):
         self.model = model.eval()
-        base = self._base()
+        base = self.base
         self._accepts = frozenset(inspect.signature(base.forward).parameters)
         caches = [name for name in CACHE_NAMES if name in self._accepts]
         if not caches or not base._supports_default_dynamic_cache() or base.config.is_encoder_decoder:
@@ -72,6 +73,11 @@ class Runner:
         grown = [length + 1 for length in lengths]
         return self._forward([[token] for token in tokens], [[length] for length in lengths], grown, cache)
 
+    def read(self, prompt: Sequence[int]) -> Tensor:
+        """Logits [T, V] after every token of a prompt; nothing is kept."""
+        ids = torch.tensor([list(prompt)], device=self.device)
+        return self.model(input_ids=ids, use_cache=False).logits[0].to(self.device)
+
     def _forward(self, rows: list, positions: list, lengths: Sequence[int], cache: Cache) -> Tensor:
         columns = torch.arange(max(lengths) - 1, -1, -1)  # distance from the right end
         mask = (columns < torch.tensor(lengths)[:, None]).long()  # [B, L]
@@ -96,6 +102,10 @@ class Runner:
         if adapter != self._active and self._inner:
             adapters.activate(self.model, None if adapter is None else self._inner[adapter])
         self._active = adapter
+
+    def inner(self, name: str) -> str:
+        """What peft calls the adapter ``name``."""
+        return self._inner[name]
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Put one more adapter on the model. Raises ModelError."""
@@ -131,7 +141,9 @@ class Runner:
                 raise ModelError(f'update: {name} is {tuple(ours[name].shape)}, not {tuple(value.shape)}')
             ours[name].copy_(value)
 
-    def _base(self) -> nn.Module:
+    @property
+    def base(self) -> Any:
+        """The model without peft's wrapping."""
         from swift.models.peft import PeftModel
 
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model

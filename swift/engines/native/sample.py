@@ -174,5 +174,16 @@ def logprobs(logits: Tensor, tokens: Tensor, draws: Sequence[Draw]) -> list[Toke
     return out
 
 
+def prompt_logprobs(logits: Tensor, targets: Sequence[int], count: int) -> list[TokenLogprob]:
+    """log-softmax of ``logits`` [T, V] at the token that follows each, with the ``count`` likeliest ones."""
+    if not len(targets):
+        return []
+    logp = logits.float().log_softmax(-1)
+    chosen = logp.gather(-1, torch.tensor([list(targets)], device=logits.device).T).squeeze(1).tolist()
+    values, ids = (each.tolist() for each in logp.topk(min(count, logp.shape[-1])))
+    tops = (tuple(zip(*each, strict=True)) for each in zip(ids, values, strict=True))
+    return [TokenLogprob(*each) for each in zip(map(int, targets), chosen, tops, strict=True)]
+
+
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None]

@@ -1,42 +1,35 @@
-"""Which answers get their next token now: requests join and leave a batch between any two tokens.
+"""Requests from arrival to end: who answers them, and what becomes of every token that is chosen.
 
-One step prefills one batch of waiting prompts and then gives every running answer a token. Answers with the same
-adapter run as one group with one KV cache. A failure ends the requests it belongs to and nothing else.
-
-    waiting --prefill--> group (adapter, cache, answers) --decode, one token a step--> ended
+``packed.py`` answers what the fast decoder computes, ``padded.py`` everything else; both ask ``choose`` here for the
+next tokens. A failure ends the requests it belongs to and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from swift.core.errors import NumericalError, OutOfMemory, RequestError
 from swift.core.types import Request
 from swift.engines.grammar import Compiled
-from swift.engines.native import cache as kv
+from swift.engines.native import memory
 from swift.engines.native.answer import Answer, Deliver, Ticket, WaiterGone, open_ticket
+from swift.engines.native.packed import Packed
+from swift.engines.native.packed_runner import Misfit, PackedRunner
+from swift.engines.native.padded import Padded
 from swift.engines.native.runner import Runner
 from swift.engines.native.sample import choose
 
-
-@dataclass(eq=False)
-class Group:
-    """Answers that decode together: the rows of one cache."""
-
-    adapter: str | None
-    cache: Cache
-    answers: list[Answer]
-    lengths: list[int]  # tokens of each row in the cache
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,11 +38,15 @@ class Limits:
 
     max_model_len: int  # tokens of prompt and answer together
     max_batch_size: int = 16  # answers that decode at once; more wait
-    max_prefill_tokens: int = 4096  # tokens, padding included, of prompts that are read together
+    max_prefill_tokens: int = 4096  # tokens, padding included, of prompts that are read together without pages
+    max_kv_tokens: int | None = None  # tokens whose keys and values are kept in pages; None: what memory allows
 
 
 class Scheduler:
-    """Owns the requests from arrival to end. Not thread-safe: the engine's thread calls everything here."""
+    """Owns the requests. Not thread-safe: the engine's thread calls everything here.
+
+    ``fast`` False: only by the model's own forward pass, from the weights that it has.
+    """
 
     def __init__(
         self,
@@ -59,19 +56,44 @@ class Scheduler:
         stop_ids: frozenset[int],
         limits: Limits,
         generator: torch.Generator,
+        fast: bool = False,
     ):
         self.runner = runner
         self.limits = limits
-        self.waiting: deque[Answer] = deque()
-        self.groups: list[Group] = []
         self.tickets: dict[str, Ticket] = {}
         self.heartbeat = time.monotonic()  # when the last step ended
         self.counts: dict[str, int] = dict.fromkeys(
-            ('accepted', 'finished', 'aborted', 'failed', 'prompt_tokens', 'answer_tokens', 'steps'), 0
-        )
+            (
+                'accepted', 'finished', 'aborted', 'failed',
+                'prompt_tokens', 'cached_tokens', 'answer_tokens', 'guessed_tokens', 'steps',
+            ),
+            0,
+        )  # fmt: skip
         self._decode_ids = decode
         self._stop_ids = stop_ids
         self._generator = generator
+        self._padded = Padded(
+            self, runner, most_prompt_tokens=limits.max_prefill_tokens, most_passed=limits.max_batch_size
+        )
+        self._packed: Packed | None = None
+        if fast:
+            self._packed = self._pack()
+        self._lanes: list[Packed | Padded] = [self._padded] if self._packed is None else [self._packed, self._padded]
+
+    def _pack(self) -> Packed | None:
+        """The fast lane, if the model is one that it computes."""
+        limits = self.limits
+        count = partial(
+            memory.pages,
+            longest=limits.max_model_len,
+            at_once=limits.max_batch_size,
+            wanted=limits.max_kv_tokens,
+        )
+        try:
+            return Packed(self, PackedRunner(self.runner, longest=limits.max_model_len, pages=count))
+        except Misfit as why:
+            logger.info('answers by the plain forward pass of the model: %s', why)
+            return None
 
     # ------------------------------------------------------------------------------------------ arrivals and ends
     def add(self, request: Request, deliver: Deliver, *, held: bool = False) -> Ticket:
@@ -94,7 +116,7 @@ class Scheduler:
         self.counts['accepted'] += 1
         self.tickets[request.id] = ticket
         if not held:
-            self.waiting.extend(ticket.answers)
+            self._queue(ticket)
         return ticket
 
     def release(self, ticket: Ticket, compiled: Future[Compiled]) -> None:
@@ -102,10 +124,16 @@ class Scheduler:
         with self._failing(ticket.answers):
             for answer in ticket.answers:
                 answer.draw.constraint = compiled.result().start(answer.stop_ids)
-        self.waiting.extend(ticket.answers)
+        if ticket.answers:
+            self._queue(ticket)
+
+    def _queue(self, ticket: Ticket) -> None:
+        adapter = ticket.request.adapter
+        lane = self._packed if self._packed is not None and self._packed.runner.takes(adapter) else self._padded
+        lane.add(ticket.answers)
 
     def abort(self, id: str) -> None:
-        """End a request now; its rows leave the cache with the next step. Unknown or ended ids are fine."""
+        """End a request now; what it holds is free with the next step. Unknown or ended ids are fine."""
         ticket = self.tickets.get(id)
         if ticket is None:
             return
@@ -117,14 +145,14 @@ class Scheduler:
     def fail(self, ticket: Ticket, error: BaseException) -> None:
         """End a request with an error for its waiter."""
         if not ticket.closed:
-            self._close(ticket, 'failed', error)
+            self._close(ticket, 'failed', _explained(error))
 
     def fail_all(self, error: BaseException) -> None:
         """End everything: the engine cannot go on."""
         for ticket in list(self.tickets.values()):
             self.fail(ticket, error)
-        self.waiting.clear()
-        self.groups.clear()
+        for lane in self._lanes:
+            lane.clear()
 
     def _close(self, ticket: Ticket, how: str, error: BaseException | None = None) -> None:
         self.counts[how] += 1
@@ -137,104 +165,52 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
-        """Whether a step has anything to do."""
-        return bool(self.groups or self.waiting)
+        """Whether a step has anything to do, be it only to free what aborted requests held."""
+        return any(lane.busy for lane in self._lanes)
 
     @property
     def running(self) -> int:
-        """Answers that have a row in a cache."""
-        return sum(len(group.answers) for group in self.groups)
+        """Answers under way."""
+        return sum(lane.running for lane in self._lanes)
+
+    @property
+    def waiting(self) -> int:
+        """Answers that wait for room."""
+        return sum(lane.waiting for lane in self._lanes)
+
+    @property
+    def kv_tokens(self) -> tuple[int, int]:
+        """Tokens that pages are held for, and those they have room for; 0 without pages."""
+        if self._packed is None:
+            return 0, 0
+        pages = self._packed.pages
+        return pages.held * pages.size, pages.count * pages.size
 
     # ------------------------------------------------------------------------------------------------------- step
     def step(self) -> None:
-        """Prefill one batch if there is room, then one token for every running answer."""
+        """A pass of every lane: new answers begin while there is room, and running ones get a token."""
         self.counts['steps'] += 1
-        for group in self.groups:
-            self._keep_open(group)
-        self.groups = [group for group in self.groups if group.answers]
-        running = list(self.groups)
-        if batch := self._next_batch():
-            self._prefill(batch)
-        for group in running:
-            with self._failing(group.answers):
-                self._decode(group)
+        for lane in self._lanes:
+            if lane.busy:
+                lane.step(self.limits.max_batch_size - self.running)
 
-    def _next_batch(self) -> list[Answer]:
-        """The waiting answers to prefill together: one adapter, within the room for rows and for prompt tokens."""
-        room = self.limits.max_batch_size - self.running
-        batch: list[Answer] = []
-        prompts: set[Ticket] = set()
-        passed: list[Answer] = []  # they wait for a batch of their own kind; the first of the queue always goes
-        while self.waiting and len(batch) < room and len(passed) < self.limits.max_batch_size:
-            answer = self.waiting.popleft()
-            if answer.ticket.closed:
-                continue
-            if not batch or self._fits(answer, batch[0], prompts):
-                batch.append(answer)
-                prompts.add(answer.ticket)
-            else:
-                passed.append(answer)
-        self.waiting.extendleft(reversed(passed))
-        return batch
-
-    def _fits(self, answer: Answer, first: Answer, prompts: set[Ticket]) -> bool:
-        if answer.ticket in prompts:
-            return True
-        ours, theirs = answer.ticket.request, first.ticket.request
-        if ours.adapter != theirs.adapter or not self.runner.joinable:
-            return False
-        if not self.runner.pads_prompts and len(ours.prompt_ids) != len(theirs.prompt_ids):
-            return False
-        widest = max(len(ours.prompt_ids), *(len(ticket.request.prompt_ids) for ticket in prompts))
-        return widest * (len(prompts) + 1) <= self.limits.max_prefill_tokens
-
-    def _prefill(self, batch: list[Answer]) -> None:
-        """First tokens. If prompts fail together, each is tried alone, so that only the guilty one ends."""
-        tickets = list(dict.fromkeys(answer.ticket for answer in batch))
-        try:
-            group, logits = self._start(tickets, batch)
-        except Exception as error:
-            if len(tickets) == 1:
-                return self.fail(tickets[0], _explained(error))
-            for ticket in tickets:
-                self._prefill([answer for answer in batch if answer.ticket is ticket])
-            return
-        with self._failing(batch):
-            self._choose(group, logits)
-            self._merge(group)
-
-    def _start(self, tickets: list[Ticket], batch: list[Answer]) -> tuple[Group, Tensor]:
-        adapter = tickets[0].request.adapter
-        prompts = [ticket.request.prompt_ids for ticket in tickets]
-        self.runner.use(adapter)
-        logits, cache = self.runner.prefill(prompts)
-        self.counts['prompt_tokens'] += sum(map(len, prompts))
-        rows = [tickets.index(answer.ticket) for answer in batch]
-        if rows != list(range(len(tickets))):  # several answers from one prompt
-            kv.select(cache, rows, self.runner.device)
-            logits = logits[rows]
-        return Group(adapter, cache, batch, [len(prompts[row]) for row in rows]), logits
-
-    def _decode(self, group: Group) -> None:
-        self.runner.use(group.adapter)
-        logits = self.runner.decode([answer.last for answer in group.answers], group.lengths, group.cache)
-        group.lengths = [length + 1 for length in group.lengths]
-        self._choose(group, logits)
-
-    def _choose(self, group: Group, logits: Tensor) -> None:
-        """Draw a token for every row and drop the rows that ended."""
+    def choose(self, answers: Sequence[Answer], logits: Tensor) -> list[int | None]:
+        """Draw the next token of each answer from its row of logits [B, V]. None: the answer has ended."""
         healthy = logits.amax(-1).isfinite().tolist()  # NaN and +inf show in the maximum
-        tokens, logprobs = choose(logits, [answer.draw for answer in group.answers], self._generator)
+        tokens, logprobs = choose(logits, [answer.draw for answer in answers], self._generator)
         self.counts['answer_tokens'] += len(tokens)
-        ended: set[Answer] = set()
-        for answer, token, logprob, sound in zip(group.answers, tokens, logprobs, healthy, strict=True):
+        chosen: list[int | None] = [None] * len(tokens)
+        for i, answer in enumerate(answers):
             with self._failing([answer]):
-                if not sound:
+                if not healthy[i]:
                     raise NumericalError('the model gave logits that are not finite; look at its weights and dtype')
-                if not answer.ticket.closed and not answer.accept(token, logprob):
-                    ended.add(answer)
+                if answer.ticket.closed:
+                    continue
+                if answer.accept(tokens[i], logprobs[i]):
+                    chosen[i] = tokens[i]
+                else:
                     self._end(answer)
-        self._keep_open(group, ended)
+        return chosen
 
     def _end(self, answer: Answer) -> None:
         answer.ticket.answers.remove(answer)
@@ -242,7 +218,7 @@ class Scheduler:
             self._close(answer.ticket, 'finished')
 
     @contextlib.contextmanager
-    def _failing(self, answers: list[Answer]) -> Iterator[None]:
+    def _failing(self, answers: Sequence[Answer]) -> Iterator[None]:
         """What goes wrong inside ends the requests of ``answers`` and no others."""
         try:
             yield
@@ -251,35 +227,31 @@ class Scheduler:
                 self.abort(answer.ticket.request.id)
         except Exception as error:
             for answer in answers:
-                self.fail(answer.ticket, _explained(error))
+                self.fail(answer.ticket, error)
 
-    # ------------------------------------------------------------------------------------------------------- rows
-    def _keep_open(self, group: Group, ended: AbstractSet[Answer] = frozenset()) -> None:
-        """Take the rows of answers that ended, failed or were aborted out of the cache."""
-        rows = [i for i, answer in enumerate(group.answers) if not answer.ticket.closed and answer not in ended]
-        if len(rows) == len(group.answers):
-            return
-        width = max(group.lengths)
-        group.answers = [group.answers[i] for i in rows]
-        group.lengths = [group.lengths[i] for i in rows]
-        if rows:
-            kv.select(group.cache, rows, self.runner.device)
-            kv.trim(group.cache, width - max(group.lengths))
+    # ---------------------------------------------------------------------------------------------------- weights
+    def update(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Overwrite weights. Raises ModelError; those before the wrong one are overwritten."""
+        try:
+            self.runner.update(weights)
+        finally:
+            if self._packed is not None:
+                self._packed.refresh()
 
-    def _merge(self, group: Group) -> None:
-        """Let a new group run with the others of its adapter, if their caches can be joined."""
-        if not group.answers:
-            return
-        for other in self.groups:
-            if other.adapter == group.adapter and self.runner.joinable:
-                kv.join(other.cache, group.cache)
-                other.answers += group.answers
-                other.lengths += group.lengths
-                return
-        self.groups.append(group)
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Put one more adapter on the model. Raises ModelError."""
+        self.runner.load_adapter(name, path)
+        if self._packed is not None and (why := self._packed.runner.learn(name)):
+            logger.info('adapter %s answers by the plain forward pass of the model: %s', name, why)
+
+    def unload_adapter(self, name: str) -> None:
+        """Take an adapter off. Raises ModelError."""
+        self.runner.unload_adapter(name)
+        if self._packed is not None:
+            self._packed.runner.forget(name)
 
 
-def _explained(error: Exception) -> Exception:
+def _explained(error: BaseException) -> BaseException:
     """The same error, or one that says what to do about it."""
     if isinstance(error, torch.OutOfMemoryError):
         return OutOfMemory(f'no memory left for this batch ({error}); lower --max_batch_size or --max_length')
