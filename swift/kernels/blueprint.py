@@ -34,6 +34,7 @@ from swift.kernels.decoder import (
     Linear,
     Norm,
     Rows,
+    page_bytes,
     up,
 )
 from swift.kernels.gated import PLAIN
@@ -87,11 +88,12 @@ class Record:
     positions: Tensor | None = None
 
 
-def draw(model: PreTrainedModel, longest: int) -> Blueprint:
-    """The model as the kernel computes it.
+def draw(model: PreTrainedModel, *, longest: int, pages: Callable[[int], int] | Tensor) -> Decoder:
+    """The model as the kernel computes it, with a copy of its weights.
 
     Args:
         longest: tokens of the longest sequence.
+        pages: bytes of a page to their number, or the pages of another decoder of the same sizes.
 
     Raises:
         Misfit: why not.
@@ -107,8 +109,9 @@ def draw(model: PreTrainedModel, longest: int) -> Blueprint:
         raise Misfit('its forward has been replaced')
     record, logits = _watch(model)
     blueprint = _read(model, record, logits)
-    _prove(blueprint, record, _ids(model)[0], logits)
-    return blueprint
+    decoder = Decoder(blueprint, pages if isinstance(pages, Tensor) else pages(page_bytes(blueprint)))
+    _prove(decoder, record, _ids(model)[0], logits)
+    return decoder
 
 
 # ------------------------------------------------------------------------------------------------------------ watching
@@ -247,13 +250,12 @@ def _read_end(model: PreTrainedModel, blueprint: Blueprint, record: Record, logi
     last = _hidden(_layer_calls(record)[-1].out)
     rest = [call for call in record.calls if not call.path.startswith(tuple(inside))]
     norms = [call for call in rest if _is_norm(call.module)]
-    head = model.get_output_embeddings()
-    heads = [call for call in rest if call.module is head]
-    if len(norms) != 1 or len(heads) != 1 or type(head) is not nn.Linear:
+    heads = [call for call in rest if type(call.module) is nn.Linear]
+    if len(norms) != 1 or len(heads) != 1:
         raise Misfit('it does not end with one norm and one linear layer')
     if not _same(norms[0].into, last) or not _same(norms[0].out, heads[0].into):
         raise Misfit('something lies between its last layer, its norm and its head')
-    blueprint.last, blueprint.head = _norm(norms[0]), Linear(heads[0].path, head)
+    blueprint.last, blueprint.head = _norm(norms[0]), _linear(heads[0])
     config = model.config.get_text_config()
     scaling = getattr(config, 'logits_scaling', None)
     scales = (1 / scaling if scaling else 1.0, getattr(config, 'logit_scale', None) or 1.0, 1.0)
@@ -493,14 +495,14 @@ def _is_norm(module: nn.Module) -> bool:
 def _norm(call: Call | None) -> Any:
     if call is None:
         return None
-    x, weight, eps = call.into.float(), call.module.weight.float(), epsilon(call.module)
+    x, own, eps = call.into.float(), next(call.module.parameters()), epsilon(call.module)
     assert eps is not None
-    if x.shape[-1] != len(weight):
+    if x.shape[-1] != len(own):
         raise Misfit(f'{call.path} is a norm of another width')
     normal = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
     for offset in (0.0, 1.0):
-        if _difference(normal * (offset + weight), call.out.float()) < SAME[call.out.dtype]:
-            return Norm(call.module.weight, eps, offset)
+        if _difference(normal * (offset + own.float()), call.out.float()) < SAME[call.out.dtype]:
+            return Norm(own, eps, offset)
     raise Misfit(f'{call.path} does not compute RMSNorm')
 
 
@@ -526,9 +528,10 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------- proving
-def _prove(blueprint: Blueprint, record: Record, ids: Tensor, logits: Tensor) -> None:
+def _prove(decoder: Decoder, record: Record, ids: Tensor, logits: Tensor) -> None:
     """Every layer on what it has seen, and all of them together. Raises Misfit."""
-    decoder = Decoder(blueprint, 1)
+    blueprint = decoder.is_
+    pages = decoder.pages[:, :1].clone()  # they may be another decoder's
     sequence = np.array([[0, TOKENS, 0, 0]])
     T = up(TOKENS, ROWS)
     owner = np.where(np.arange(T) < TOKENS, 0, -1)
@@ -546,3 +549,4 @@ def _prove(blueprint: Blueprint, record: Record, ids: Tensor, logits: Tensor) ->
     found = decoder.step(embedded, replace(rows, wanted=np.arange(TOKENS)))
     if not (difference := _difference(found, logits)) < KERNEL_TOLERANCE[blueprint.dtype]:
         raise Misfit(f'its layers together give something else (difference {difference:.1e})')
+    decoder.pages[:, :1] = pages

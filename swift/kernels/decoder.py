@@ -358,7 +358,7 @@ class Decoder:
         return [Place(0, PANEL, 0)]
 
     @property
-    def _qkv_sizes(self) -> tuple[int, int, int]:
+    def _qkv_sizes(self) -> tuple[int, ...]:
         return tuple(self.is_.head_width * n for n in (self.is_.heads, self.is_.key_heads, self.is_.key_heads))
 
     def sizes(self, group: str) -> tuple[int, ...]:

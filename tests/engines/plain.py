@@ -55,6 +55,7 @@ def engine(
         tokenizer=tokenizer,
         limits=Limits(max_model_len=max_model_len, **limits),
         seed=0,
+        guessing=guessing,
     )
     try:
         yield made

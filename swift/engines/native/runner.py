@@ -5,9 +5,10 @@ Shapes: ``B`` rows, ``L`` columns (the longest row), ``V`` vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,16 @@ class Runner:
     def inner(self, name: str) -> str:
         """What peft calls the adapter ``name``."""
         return self._inner[name]
+
+    @contextlib.contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Within, the model computes as its base; then as it did before."""
+        if not self._inner:
+            yield
+            return
+        with self.model.disable_adapter():
+            yield
+        self._active = UNKNOWN
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Put one more adapter on the model. Raises ModelError."""

@@ -57,6 +57,7 @@ class Scheduler:
         limits: Limits,
         generator: torch.Generator,
         fast: bool = False,
+        guessing: bool = True,
     ):
         self.runner = runner
         self.limits = limits
@@ -77,10 +78,10 @@ class Scheduler:
         )
         self._packed: Packed | None = None
         if fast:
-            self._packed = self._pack()
+            self._packed = self._pack(guessing)
         self._lanes: list[Packed | Padded] = [self._padded] if self._packed is None else [self._packed, self._padded]
 
-    def _pack(self) -> Packed | None:
+    def _pack(self, guessing: bool) -> Packed | None:
         """The fast lane, if the model is one that it computes."""
         limits = self.limits
         count = partial(
@@ -90,7 +91,8 @@ class Scheduler:
             wanted=limits.max_kv_tokens,
         )
         try:
-            return Packed(self, PackedRunner(self.runner, longest=limits.max_model_len, pages=count))
+            runner = PackedRunner(self.runner, longest=limits.max_model_len, pages=count)
+            return Packed(self, runner, guessing=guessing)
         except Misfit as why:
             logger.info('answers by the plain forward pass of the model: %s', why)
             return None

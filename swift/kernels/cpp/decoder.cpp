@@ -493,7 +493,13 @@ static void pack(const E *from, int64_t stride, int64_t N, int64_t K, E *to, int
         E *out = to + (first + panel) * depth * PANEL;
         const int64_t count = std::min(per, N - panel * per);
         const E *in = from + panel * per * stride;
-        for (int64_t k = 0; k < K; ++k) {
+        const bool words = input % PAIR == 0 && stride % PAIR == 0 && count % LANES == 0;
+        const int64_t quick = words ? K / (LANES * PAIR) * (LANES * PAIR) : 0;  // a transposition of words
+        for (int64_t k = 0; k < quick; k += LANES * PAIR)
+            for (int64_t n = 0; n < count; n += LANES)
+                attention::transpose16((const uint32_t *)(in + n * stride + k), stride / PAIR,
+                                       (uint32_t *)(out + (input + k) * PANEL) + offset + n, PANEL);
+        for (int64_t k = quick; k < K; ++k) {
             E *word = out + ((input + k) / PAIR * PANEL + offset) * PAIR + (input + k) % PAIR;
             for (int64_t n = 0; n < count; ++n) word[n * PAIR] = in[n * stride + k];
         }

@@ -1,0 +1,41 @@
+"""vLLM's own engine, without its server."""
+
+import time
+
+from watch import answered, begin
+
+started = time.monotonic()
+
+
+def main():
+    job, events = begin()
+
+    from vllm import LLM, SamplingParams
+
+    longest = len(job['prompts'][0]) + job['new_tokens'] + 8
+    llm = LLM(
+        job['model'], dtype='bfloat16', max_model_len=max(512, longest), max_num_seqs=max(16, len(job['prompts'])),
+        enable_prefix_caching=True, disable_log_stats=True,
+    )  # fmt: skip
+    engine = llm.llm_engine
+
+    def answer(prompts, count):
+        start, times, ids = time.perf_counter(), {}, {}
+        params = SamplingParams(temperature=0, max_tokens=count, min_tokens=count, ignore_eos=True, detokenize=False)
+        for i, prompt in enumerate(prompts):
+            engine.add_request(f'{count}.{i}', {'prompt_token_ids': prompt}, params)
+            times[f'{count}.{i}'] = []
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                key = next(name for name in times if output.request_id.startswith(name))
+                ids[key] = list(output.outputs[0].token_ids)
+                new = len(ids[key]) - len(times[key])
+                times[key] += [time.perf_counter() - start] * new
+        return [(ids[key], times[key]) for key in times]
+
+    answer(job['prompts'][:1], job['warm_tokens'])
+    answered(events, job, answer, ready=time.monotonic() - started)
+
+
+if __name__ == '__main__':  # vLLM starts processes that import this file
+    main()
