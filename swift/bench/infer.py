@@ -6,8 +6,8 @@ Greedy, so that answers can be compared; their ends are ignored, so that everybo
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,7 +119,7 @@ def figures(run: dict[str, Any]) -> dict[str, float]:
 
 
 def _gaps(times: Sequence[float]) -> Iterator[float]:
-    return (later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    return (later - earlier for earlier, later in itertools.pairwise(times))
 
 
 def _in_short(run: dict[str, Any]) -> str:
@@ -164,5 +164,6 @@ def _agreement(found: dict[str, Any], side: str, streams: int) -> str:
     wanted, given = first.get('transformers generate'), first.get(side)
     if wanted is None or given is None:
         return ''
-    same = sum(len(os.path.commonprefix([a, b])) for a, b in zip(wanted, given, strict=True))
+    pairs = [zip(a, b, strict=False) for a, b in zip(wanted, given, strict=True)]
+    same = sum(len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], each))) for each in pairs)
     return f'{same / sum(map(len, wanted)):.0%}'

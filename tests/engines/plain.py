@@ -45,7 +45,7 @@ def prompts() -> list[list[int]]:
 
 @contextlib.contextmanager
 def engine(
-    model, *, stop_ids=(STOP,), max_model_len: int = 256, decode=None, tokenizer=None, **limits
+    model, *, stop_ids=(STOP,), max_model_len: int = 256, decode=None, guessing=True, tokenizer=None, **limits
 ) -> Iterator[NativeEngine]:
     """An engine that is closed at the end of the test."""
     made = NativeEngine(

@@ -58,7 +58,7 @@ def traffic(seed: int, count: int) -> list[tuple[Request, int | None]]:
 
 def ends_balanced(native) -> dict[str, float]:
     end = time.monotonic() + PATIENCE
-    while (stats := native.stats())['open'] and time.monotonic() < end:
+    while any((stats := native.stats())[name] for name in ('open', 'running', 'waiting')) and time.monotonic() < end:
         time.sleep(0.01)
     assert stats['accepted'] == stats['finished'] + stats['aborted'] + stats['failed']
     assert stats['running'] == stats['waiting'] == 0
