@@ -40,7 +40,7 @@ ADAPTERS = {
     'datasets': ('bench/drivers/',),
     'llamafactory': ('bench/drivers/',),
     **dict.fromkeys(('fastapi', 'starlette', 'uvicorn', 'pydantic', 'h11'), ('serve/',)),
-    'vllm': ('engines/vllm.py',),
+    'vllm': ('engines/vllm.py', 'bench/drivers/'),
 }
 
 
