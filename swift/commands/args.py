@@ -1,6 +1,7 @@
 """Flags of single verbs that belong to no room."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(kw_only=True)
@@ -35,10 +36,12 @@ class ShowArgs:
 
 @dataclass(kw_only=True)
 class DoctorArgs:
-    """What swift doctor looks at."""
+    """What swift doctor looks at, or builds."""
 
     json: bool = False
     """Print JSON."""
+    install: Literal['vllm', 'sglang', 'lmdeploy'] | None = None
+    """Build the environment in which --infer_backend finds this library, instead of looking."""
 
 
 @dataclass(kw_only=True)

