@@ -170,6 +170,8 @@ class FakeEngine(Waiting):
             'running': len(self._running),
             'waiting': len(self._waiting),
             'step_age': time.monotonic() - self._heartbeat if busy else 0.0,
+            'kv_used': sum(len(answer.request.prompt_ids) + answer.steps for answer in list(self._running)),
+            'kv_tokens': self.max_batch_size * self.max_model_len,
         }
 
     def close(self) -> None:
