@@ -24,6 +24,7 @@ from swift.engines.native.answer import Answer, Ticket
 from swift.engines.native.packed_runner import Chunk, PackedRunner
 from swift.engines.native.pages import Pages
 from swift.engines.native.sample import prompt_logprobs
+from swift.kernels.cores import Cores
 from swift.kernels.decoder import PAGE, ROWS, up
 
 READING = 512  # rows of a step: how long running answers wait for prompts that are read
@@ -103,6 +104,7 @@ class Packed:
     def __init__(self, desk: Desk, runner: PackedRunner, *, guessing: bool = True):
         self._desk, self.runner, self._guessing = desk, runner, guessing
         self.pages = Pages(runner.page_count, PAGE)
+        self._cores = Cores()
         self._waiting: deque[Run] = deque()
         self._runs: list[Run] = []
         self._version = 0
@@ -255,6 +257,7 @@ class Packed:
     def _pass(self, work: list[Work]) -> None:
         """A pass that fails is tried for each run alone, so that only the guilty one ends."""
         try:
+            self._cores.share()
             logits = self.runner.forward([self._chunk(each) for each in work])
         except Exception as error:
             if len(work) > 1:

@@ -1,0 +1,71 @@
+"""A step is given all threads, or one where other processes hold the cores."""
+
+import pytest
+import torch
+
+from swift.kernels import compiled, cores
+
+
+class World:
+    """A clock, a time waited for cores, and meetings, all set by hand."""
+
+    def __init__(self):
+        self.now, self.waited, self.meeting = 0.0, 0.0, 1e-6
+
+
+@pytest.fixture
+def world(monkeypatch):
+    before, threads = torch.get_num_threads(), []
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 4)
+    monkeypatch.setattr(torch, 'set_num_threads', threads.append)
+    made = World()
+    made.threads, made.before = threads, before
+    made.cores = cores.Cores(lambda: made.waited, lambda: made.meeting, lambda: made.now)
+    return made
+
+
+def run(world, seconds, *, missed=0.0):
+    """Steps of 10 ms for so long; each second ``missed`` seconds pass waiting while all threads work."""
+    for _ in range(round(seconds / 0.01)):
+        world.cores.share()
+        world.now += 0.01
+        if not world.cores.alone:
+            world.waited += missed * 0.01
+
+
+def test_free_cores_are_all_used(world):
+    run(world, 10)
+    assert not world.cores.alone
+    assert set(world.threads) <= {4}
+
+
+def test_one_thread_goes_on_alone_while_cores_are_taken_and_seldom_tries_the_others(world):
+    run(world, 1)
+    run(world, 60, missed=0.5)
+    assert world.cores.alone
+    assert world.threads.count(4) <= 10
+    run(world, 20)  # they are free again
+    assert not world.cores.alone
+    assert world.threads[-1] == 4
+    run(world, 0.5, missed=0.5)
+    world.meeting = 1e-2
+    run(world, 0.4)
+    assert world.cores.alone  # the pause starts short again
+
+
+def test_a_meeting_that_takes_long_is_enough_not_to_try(world):
+    run(world, 0.5)
+    run(world, 0.5, missed=0.5)
+    tried, world.meeting = world.threads.count(4), 1e-2
+    run(world, 60)
+    assert world.cores.alone
+    assert world.threads.count(4) - tried <= 8
+    world.meeting = 1e-6
+    run(world, 20)
+    assert not world.cores.alone
+
+
+@pytest.mark.skipif(compiled.missing() is not None, reason='no C++ compiler')
+def test_real_meetings_and_waits_are_numbers():
+    assert 0 < cores.meet() < 10
+    assert cores.waited() >= 0
