@@ -1,7 +1,8 @@
 """swift plan: how much memory a run will take at most, who holds it, how long it lasts, and what to change.
 
-Takes the flags of ``swift sft``. The model needs no weights: a model of its width with random weights
-takes the true steps in a process of its own, a large one twice with few layers, as everything is linear in the layers.
+Takes the flags of ``swift sft``, and those of ``swift rlhf`` where ``--rlhf_type`` is one. The model needs no weights:
+a model of its width with random weights takes the true steps in a process of its own, a large one twice with few
+layers, as everything is linear in the layers.
 What was measured is kept in the cache, where ``swift sft`` finds it for its first lines.
 """
 
@@ -19,25 +20,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from swift import hub
-from swift.commands import configs, planned, sft
+from swift.commands import beside, configs, planned, sft
 from swift.commands.configs import PlanConfig, SftConfig
 from swift.commands.prepare import prepare
 from swift.commands.rehearse import Job
 from swift.core import files
 from swift.core.errors import ModelError, OutOfMemory
 from swift.core.log import get_logger, say
-from swift.models import catalog
-from swift.models.info import folder_of, read_config
+from swift.models.info import read_config
 from swift.plan import allocator, meter, report, shrink
 from swift.plan.ladder import Rung, rungs
 from swift.plan.predict import Plan, Rehearsed
 from swift.plan.work import Work, work
 
 logger = get_logger(__name__)
-
-DESCRIPTION = ('*.json', '*.jinja', '*.txt', '*.model', '*.py')
-"""Files of a model that are not its weights."""
 
 
 def plan_main(args: Any = None) -> int:
@@ -49,7 +45,7 @@ def main(cfg: PlanConfig) -> int:
     """Print the plan, and the ladder where the run does not fit. Returns 0, or 77 when it does not fit."""
     allocator.steady()
     sft.choose_micro_batches(cfg)
-    folder = _describe(cfg)
+    folder = beside.described(cfg.model)
     todo, base = _work(cfg, folder)
     plan = measure(cfg, folder, todo, base=base)
     limit = report.size(cfg.plan.memory) if cfg.plan.memory else planned.room(sft.device(use_cpu=cfg.train.use_cpu))
@@ -81,7 +77,8 @@ def measure(cfg: SftConfig, folder: Path, todo: Work, *, base: int | None) -> Pl
         with tempfile.TemporaryDirectory(dir=_made(kept.parent)) as temp:
             measured = [asdict(_rehearse(cfg, folder, todo, count, Path(temp))) for count in depths]
         files.write(kept, json.dumps(measured, indent=1))
-    return planned.read(kept, layers, todo, base)
+    plan, other = planned.read(kept, layers, todo, base), beside.second(cfg, folder)
+    return other.added(plan) if other else plan
 
 
 def _rehearse(cfg: SftConfig, folder: Path, todo: Work, layers: int, temp: Path) -> Rehearsed:
@@ -107,19 +104,6 @@ def _made(folder: Path) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------------- the run
-def _describe(cfg: SftConfig) -> Path:
-    """The folder of the model; of a hub's, everything but the weights is fetched."""
-    model = cfg.model
-    if not Path(str(model.model)).exists():
-        name = catalog.id_on(str(model.model), use_hf=model.use_hf)
-        fetched = hub.fetch(
-            name, revision=model.model_revision, use_hf=model.use_hf, token=model.hub_token,
-            allow=DESCRIPTION,
-        )  # fmt: skip
-        model.model = str(fetched)
-    return folder_of(model)
-
-
 def _work(cfg: SftConfig, folder: Path) -> tuple[Work, int | None]:
     """What the run will do, and the memory of this process, which has prepared all that the run prepares."""
     if not cfg.data.dataset:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import swift
-from swift.commands.configs import RlhfConfig, SftConfig
+from swift.commands import beside
+from swift.commands.configs import SftConfig
 from swift.core import cache
 from swift.core.errors import OutOfMemory
 from swift.core.log import get_logger, say
@@ -43,9 +44,11 @@ def foresee(cfg: SftConfig, folder: Path, source: Any, steps: int, device: str) 
     """
     if cfg.train.plan == 'off':
         return None
-    held = meter.read(device).now + _second_model(cfg, folder)
+    held = meter.read(device).now
     todo = work(source, steps) if isinstance(source.feed, StoreFeed) else assume(cfg, folder)
     plan = find(cfg, folder, todo, base=held) or guess(cfg, folder, todo, base=held)
+    if other := beside.second(cfg, folder):
+        plan = other.added(plan)
     limit = room(device)
     text = report.verdict(plan, limit)
     say(f'{"plan":<13} {text}')
@@ -56,22 +59,6 @@ def foresee(cfg: SftConfig, folder: Path, source: Any, steps: int, device: str) 
         raise OutOfMemory(f'the run {text}: {hint}')
     logger.warning('plan: the run %s: %s', text, hint)
     return plan.peak / max(1, limit)
-
-
-def _second_model(cfg: SftConfig, folder: Path) -> int:
-    """Bytes of the weights of a reference or teacher that stands beside the model; 0 without one."""
-    if not isinstance(cfg, RlhfConfig):
-        return 0
-    compares = cfg.objective.rlhf_type in ('dpo', 'kto') and not cfg.objective.reference_free
-    own = cfg.reference.ref_adapters or cfg.tuner.tuner_type != 'full'
-    other = cfg.distill.teacher_model if cfg.objective.rlhf_type == 'gkd' else cfg.reference.ref_model
-    if other is not None and Path(other).is_dir():
-        return _weights(Path(other))
-    return _weights(folder) if other or (compares and not own) else 0
-
-
-def _weights(folder: Path) -> int:
-    return sum(each.stat().st_size for each in folder.glob('*.safetensors'))
 
 
 def room(device: str) -> int:

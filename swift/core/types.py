@@ -436,7 +436,7 @@ class Source(Protocol):
 
 
 Forward = Callable[[list[Batch]], list[Outputs]]
-"""Outputs of batches without gradient and without dropout."""
+"""Outputs of batches without gradient."""
 
 
 class Objective(Protocol):
@@ -456,7 +456,14 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """An objective that looks at a whole optimizer step before its micro-batches are trained on one by one."""
+    """An objective that looks at a whole optimizer step before its micro-batches are trained on one by one.
+
+    ``repeats``: what it makes of the outputs is the gradient of the step in them, so that the micro-batches must have
+    the dropout and noise that ``forward`` had. Else ``forward`` has none.
+    """
+
+    @property
+    def repeats(self) -> bool: ...
 
     def prepare(
         self, step: list[Batch], forward: Forward, reference: Callable[[list[Batch]], list[Tensor]] | None
@@ -496,6 +503,10 @@ class TrainBackend(Protocol):
 
     def forward(self, micro: list[Batch], *, needs: frozenset[str] = frozenset({'logps'})) -> list[Outputs]:
         """Outputs without gradients and without dropout."""
+        ...
+
+    def first_pass(self, micro: list[Batch], *, needs: frozenset[str]) -> list[Outputs]:
+        """Outputs without gradients of a step, with the dropout and noise of the ``forward_backward`` that follows."""
         ...
 
     def optim_step(self, *, discard: bool = False) -> dict[str, float]:

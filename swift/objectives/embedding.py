@@ -195,10 +195,14 @@ class Embed:
             return int(0 in (batch.places or (0,)))
         return sum(self.kind.count(end - first) for first, end in batch.spans())
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the loss looks at the whole step."""
+        return self.kind.stepwide and not (self.name == 'infonce' and not self.args.infonce_use_batch)
+
     def prepare(self, step: list[Batch], forward: Forward, _: Any = None) -> list[dict[str, Tensor]]:
         """The pull on each embedding, where the loss looks at the whole step and the step is more than a batch."""
-        alone = self.name == 'infonce' and not self.args.infonce_use_batch
-        if len(step) == 1 or alone or not self.kind.stepwide:
+        if len(step) == 1 or not self.repeats:
             return [{} for _ in step]
         rows = Rows.of(step)
         return stepwide.pulls(step, [each.pooled for each in forward(step)], lambda e: self._losses(e, rows))

@@ -38,6 +38,7 @@ class Kto:
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
     needs = frozenset({'logps', 'ref_logps'})
+    repeats = False
 
     def count(self, batch: Batch) -> int:
         return len(batch.segments.leaves)

@@ -73,6 +73,7 @@ class Contrast:
     gamma: float = 1.0
     alpha: float = 1.0
     needs = frozenset({'logps', 'correct'})
+    repeats = False
 
     def count(self, batch: Batch) -> int:
         return pairs.count(batch)
@@ -103,6 +104,7 @@ class Orpo:
 
     beta: float = 0.1
     needs = frozenset({'logps', 'correct'})
+    repeats = False
 
     def count(self, batch: Batch) -> int:
         return pairs.count(batch)

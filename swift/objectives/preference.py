@@ -213,6 +213,11 @@ class Preference:
     def count(self, batch: Batch) -> int:
         return pairs.count(batch)
 
+    @property
+    def repeats(self) -> bool:
+        """Whether pairs are sorted over the step."""
+        return bool(self._far)
+
     def prepare(
         self, step: list[Batch], forward: Forward, reference: Reference | None = None
     ) -> list[dict[str, Tensor]]:

@@ -4,6 +4,7 @@ A loss L(s_1, ..., s_N) of one statistic per sequence (a log-probability, an emb
 sum_i (dL/ds_i) (ds_i/dtheta). The first pass computes all s_i without gradient, then L and the *pulls* dL/ds_i, which
 are small. In the second pass every micro-batch adds sum_i pull_i s_i, with pulls as constants, and so contributes its
 part of the exact gradient, however the step is split and in whatever order (GradCache, arXiv 2101.06983, sec. 3.2).
+Both passes must see the same dropout: ``Prepares.repeats``.
 
 Shapes: ``N`` sequences of a micro-batch; a statistic is [N] or [N, d].
 """

@@ -84,6 +84,7 @@ class TorchBackend:
         if isinstance(self.optimizer, AdamW):
             copied = ((self.masters[name], p) for name, p in self.trained.items() if self.masters[name] is not p)
             self.optimizer.copies = {master: p for master, p in copied if p.dtype == torch.bfloat16}
+        self._drawn: list[Drawn] = []  # random generators before each micro-batch of a first pass
         self._alone = False  # whether the micro-batch that runs is the only one of its step
         self._in_backward = self._steps_in_backward()
         self._collect_gradients()
@@ -172,7 +173,10 @@ class TorchBackend:
         if mover := self._in_backward if self._alone else None:
             self._set_rates()
             mover.begin(dry=dry)
-        for batch in micro:
+        drawn, self._drawn = self._drawn, []
+        for i, batch in enumerate(micro):
+            if drawn:
+                drawn[i].again()
             batch = batch.to(self.device)
             loss = objective(self.runner.outputs(batch, objective.needs), batch)
             if mover and not _finite(loss):
@@ -194,6 +198,19 @@ class TorchBackend:
                 return [self.runner.outputs(batch.to(self.device), needs) for batch in micro]
         finally:
             self.model.train()
+
+    @torch.no_grad()
+    def first_pass(self, micro: list[Batch], *, needs: frozenset[str]) -> list[Outputs]:
+        """Outputs of the micro-batches of a step without gradients, with dropout and noise.
+
+        ``forward_backward`` of as many then draws the same numbers for each of them.
+        """
+        self.check_kernels(micro[0])
+        self._drawn, found = [], []
+        for batch in micro:
+            self._drawn.append(Drawn.now(self.device))
+            found.append(self.runner.outputs(batch.to(self.device), needs))
+        return found
 
     @torch.no_grad()
     def optim_step(self, *, discard: bool = False) -> dict[str, float]:
@@ -395,6 +412,26 @@ class TorchBackend:
         self.step_count = data['step_count']
         self.loss_scale = data['loss_scale']
         self._good_steps = data['good_steps']
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Where torch's random generators stood: the CPU's, and that of the device."""
+
+    device: torch.device
+    cpu: Tensor
+    own: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> Drawn:
+        own = None if device.type == 'cpu' else torch.get_device_module(device).get_rng_state()
+        return cls(device, torch.get_rng_state(), own)
+
+    def again(self) -> None:
+        """Draw the same numbers once more."""
+        torch.set_rng_state(self.cpu)
+        if self.own is not None:
+            torch.get_device_module(self.device).set_rng_state(self.own)
 
 
 @dataclass(frozen=True, slots=True)

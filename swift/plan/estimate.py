@@ -76,16 +76,12 @@ def estimate(text: dict[str, Any], run: Run, work: Work, *, base: int) -> Plan:
     """The plan of a decoder-only model. ``text`` is the config of its language part."""
     layers, layer, vocabulary = depth(text) or 1, _layer(text), _number(text, 'vocab_size')
     size, worst = BYTES[run.dtype], work.worst
-    tied = text.get('tie_word_embeddings', False)
-    around = vocabulary * layer.width * (1 if tied else 2)
-    inside = layers * layer.parameters
-    weights = round(around * size + inside * (run.bits / 8 if run.bits else size))
-    learning = layers * layer.adapters(run.rank) if run.rank else around + inside
+    learning = layers * layer.adapters(run.rank) if run.rank else sum(_parameters(text))
     masters = 0 if size == 4 or run.rank else 4 * learning
     kept = layer.width * layers + layer.kept if run.recompute else layer.kept * layers
     owners = {
         INTERPRETER: base,
-        WEIGHTS: weights,
+        WEIGHTS: weights(text, run),
         MASTERS: masters,
         GRADIENTS: 4 * learning if run.gradients else 0,
         OPTIMIZER: 8 * learning,
@@ -95,7 +91,23 @@ def estimate(text: dict[str, Any], run: Run, work: Work, *, base: int) -> Plan:
     }
     total = sum(owners.values())
     standing = total - owners[ACTIVATIONS] - owners[LOGITS]
-    return Plan(base, {LOAD: base + weights + masters, STEP: total, UPDATE: standing}, owners, 0, 0.0, work, False)
+    return Plan(
+        base, {LOAD: base + owners[WEIGHTS] + masters, STEP: total, UPDATE: standing}, owners, 0, 0.0, work, False
+    )
+
+
+def weights(text: dict[str, Any], run: Run) -> int:
+    """Bytes of the weights of a decoder-only model."""
+    around, inside = _parameters(text)
+    size = BYTES[run.dtype]
+    return round(around * size + inside * (run.bits / 8 if run.bits else size))
+
+
+def _parameters(text: dict[str, Any]) -> tuple[int, int]:
+    """Those of the embeddings and the head, and those of the layers."""
+    layer = _layer(text)
+    around = _number(text, 'vocab_size') * layer.width * (1 if text.get('tie_word_embeddings', False) else 2)
+    return around, (depth(text) or 1) * layer.parameters
 
 
 def _layer(text: dict[str, Any]) -> Layer:

@@ -175,7 +175,8 @@ class Trainer:
 
     def _filled(self, micro: list[Batch], objective: Objective) -> list[Batch]:
         forward = lambda batches: self.backend.forward(batches, needs=objective.needs)
-        return streams.filled(micro, objective, forward=forward, reference=self.reference)
+        first = lambda batches: self.backend.first_pass(batches, needs=objective.needs)
+        return streams.filled(micro, objective, forward=forward, reference=self.reference, first=first)
 
     def _skip(self, micro: list[Batch], loss: float, facts: dict[str, float]) -> None:
         if facts['scale_search']:  # fp16 looks for its loss scale by overflowing

@@ -59,7 +59,7 @@ def test_metrics_are_those_of_the_reference(method):
 def test_a_wrong_sign_is_found(method):
     class Turned:
         def __init__(self, right):
-            self.needs, self.count = right.needs, right.count
+            self.needs, self.count, self.repeats = right.needs, right.count, False
             self.right = right
 
         def prepare(self, *step):
