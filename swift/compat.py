@@ -41,8 +41,7 @@ TO_COME = {
         'DataLoaderMixin SwiftMixin TrainerFactory TrainArgumentsMixin disable_gradient_checkpointing '
         'dynamic_gradient_checkpointing per_token_loss_func calculate_max_steps prepare_model_template SwiftPipeline '
         'SwiftSft LazyLLMDataset PackingDataset IterablePackingDataset MultiModalPackingCollator AddLengthPreprocessor',
-        RLHF: 'GRPOTrainer PPOTrainer DPOConfig '
-        'CPOConfig ORPOConfig KTOConfig GRPOConfig PPOConfig RewardConfig GKDConfig RLHFTrainerMixin VllmArguments '
+        RLHF: 'GRPOTrainer PPOTrainer GRPOConfig PPOConfig RLHFTrainerMixin VllmArguments '
         'GRPOArgumentsMixin VLLMClient VLLMInferClient ORM AsyncORM orms PRM prms rm_plugins '
         'DefaultRMPlugin MultiTurnScheduler RolloutScheduler OpenEnvScheduler multi_turns Env envs RolloutArguments '
         'rollout_main SamplingArguments sampling_main GRPOVllmEngine',

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 from swift.commands import inherit
 from swift.commands.configs import CONFIGS, VOCABULARY
@@ -18,7 +20,9 @@ from swift.core.flags import SECRET, flags_of
 
 
 class FlatArguments:
-    """Base of the flat dataclasses."""
+    """Base of the flat dataclasses. ``method``: the ``--rlhf_type`` that they are for; '' for any."""
+
+    method: ClassVar[str] = ''
 
     @classmethod
     def from_pretrained(cls, checkpoint_dir: str, **changes: Any) -> Self:
@@ -37,12 +41,15 @@ class FlatArguments:
         return cls(**{**values, holder: [str(found.folder)] if found.is_adapter else str(found.folder), **changes})
 
 
-def _flat(name: str, verb: str) -> type[FlatArguments]:
-    """The flat dataclass of a verb."""
+def flat(
+    name: str, verb: str, *, without: Collection[str] = (), more: Mapping[str, Any] = MappingProxyType({})
+) -> type[FlatArguments]:
+    """The flat dataclass of a verb, without some of its flags, and with more fields."""
     config = CONFIGS[verb]
     defaults = {flag.name: flag.default for flag in flags_of(config).values()}
     for rows in VOCABULARY.rows(config.like or verb).values():
         defaults.update({row.name: row.default for row in rows if row.kind is not None})
+    defaults = {flag: value for flag, value in defaults.items() if flag not in without} | dict(more)
     fields = [
         (flag, Any, dataclasses.field(default_factory=partial(copy.deepcopy, value), repr=not SECRET.search(flag)))
         for flag, value in defaults.items()
@@ -54,12 +61,12 @@ def _flat(name: str, verb: str) -> type[FlatArguments]:
     return made
 
 
-SftArguments = _flat('SftArguments', 'sft')
-PretrainArguments = _flat('PretrainArguments', 'pt')
-RLHFArguments = _flat('RLHFArguments', 'rlhf')
-InferArguments = _flat('InferArguments', 'infer')
-ExportArguments = _flat('ExportArguments', 'export')
-BaseArguments = _flat('BaseArguments', 'infer')
+SftArguments = flat('SftArguments', 'sft')
+PretrainArguments = flat('PretrainArguments', 'pt')
+RLHFArguments = flat('RLHFArguments', 'rlhf')
+InferArguments = flat('InferArguments', 'infer')
+ExportArguments = flat('ExportArguments', 'export')
+BaseArguments = flat('BaseArguments', 'infer')
 
 __all__ = [
     'BaseArguments', 'ExportArguments', 'FlatArguments', 'InferArguments', 'PretrainArguments', 'RLHFArguments',

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from swift.parallel.settings import Settings
     from swift.train.signals import Signals
     from swift.train.track import Tracker
-    from swift.train.trainer import Pace
+    from swift.train.trainer import Pace, Watcher
     from swift.train.watchdog import Watchdog
 
 logger = get_logger(__name__)
@@ -68,12 +68,15 @@ def sft_main(args: Any = None) -> Path | None:
     return main(configs.resolve('sft', args))
 
 
-def main(cfg: SftConfig, *, prepared: Prepare = prepare, trackers: Sequence[Tracker] = ()) -> Path | None:
+def main(
+    cfg: SftConfig, *, prepared: Prepare = prepare, trackers: Sequence[Tracker] = (), watchers: Sequence[Watcher] = ()
+) -> Path | None:
     """Train and return the last checkpoint.
 
     Args:
         prepared: finds model, template and rows; another one takes what Python holds in memory.
         trackers: told what is reported, beside those of ``--report_to``.
+        watchers: told of every step and checkpoint.
     """
     from swift.train import checkpoint, folder
     from swift.train.resume import home
@@ -90,12 +93,12 @@ def main(cfg: SftConfig, *, prepared: Prepare = prepare, trackers: Sequence[Trac
         run = (home(resumed, output) if goes_on else None) or folder.new(output, versioned=cfg.train.add_version)
         with files.lock(run), files.explained(run, foreign=True), Watchdog(run, budget=budget) as watchdog:
             watchdog.beat('preparing', budget=START_BUDGET)
-            return _train(cfg, run, resumed, signals, watchdog, prepared, trackers)
+            return _train(cfg, run, resumed, signals, watchdog, prepared, trackers, watchers)
 
 
 def _train(
     cfg: SftConfig, run: Path, resumed: Path | None, signals: Signals, watchdog: Watchdog,
-    prepared: Prepare, trackers: Sequence[Tracker],
+    prepared: Prepare, trackers: Sequence[Tracker], watchers: Sequence[Watcher],
 ) -> Path | None:  # fmt: skip
     """The chain, in the order in which mistakes are cheapest to find: rows and tokens before weights."""
     from swift.train import oom, rehearsal, resume
@@ -146,6 +149,7 @@ def _train(
             backend, objective, steps, pace,
             reference=compared,
             trackers=trackers,
+            watchers=watchers,
             evaluate_on=(lambda: evaluation) if evaluation is not None else None,
             save=None if cfg.train.save_strategy == 'no' else save,
             best_metric=_best_metric(cfg), better=_better(cfg),

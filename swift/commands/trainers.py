@@ -12,15 +12,17 @@ from __future__ import annotations
 import copy
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from swift.commands import configs, methods, sft, training_arguments
+from swift.commands.arguments import FlatArguments
+from swift.commands.callbacks import Callbacks, attributes
 from swift.commands.prepare import InMemory, Prepared, make_template
-from swift.core import files
+from swift.core import config, files
 from swift.core.errors import ConfigError
 from swift.core.types import Builder, ModelInfo, Readout
 
@@ -38,10 +40,14 @@ OURS = {'plan': 'off', 'hang_timeout': 0}
 HELD = ('model', 'adapters', 'dataset', 'val_dataset', 'resume_from_checkpoint', 'rlhf_type')
 """Flags that are arguments of the constructor or of ``train``, or the class itself."""
 LATER = (
-    'callbacks', 'optimizers', 'optimizer_cls_and_kwargs', 'data_collator', 'compute_metrics', 'model_init',
-    'preprocess_logits_for_metrics', 'reward_processing_classes', 'quantization_config', 'reward_funcs', 'rollout_func',
+    'optimizer_cls_and_kwargs', 'data_collator', 'compute_metrics', 'model_init', 'preprocess_logits_for_metrics',
+    'reward_processing_classes', 'quantization_config', 'reward_funcs', 'rollout_func',
 )  # fmt: skip
 """Arguments of other libraries' trainers that are refused unless they are None."""
+NO_OPTIMIZERS = (
+    'optimizers: weights are moved by --optim, which keeps fp32 copies and may step within the backward pass; an '
+    "optimizer of yours knows neither. Give optim='adamw_torch', 'adafactor' ..., learning_rate, lr_scheduler_type"
+)
 
 
 @dataclass
@@ -78,13 +84,15 @@ class AlignmentTrainer:
         ref_model: what it is compared with: a model, an id or a folder. None: the model without its adapter, or a
             copy of the model as it is now.
         args: ``transformers.TrainingArguments``, the configuration of TRL's trainer of the same name, or
-            ``RLHFArguments``.
+            ``RLHFArguments``, or ours of the method, as DPOConfig.
         train_dataset: rows in any of the established formats: a ``datasets.Dataset``, a list of dicts, what
             ``swift.load_dataset`` returns, or text as ``--dataset`` takes it.
         eval_dataset: the same.
         processing_class: the tokenizer, ``tokenizer`` for short; None: that of the model's folder.
         template: how rows become tokens: what ``get_template`` returns, or a name; None: the tokenizer's own.
         peft_config: an adapter to put on the model.
+        callbacks: ``transformers.TrainerCallback``s, told of logs, steps, evaluations and checkpoints; see
+            ``swift.commands.callbacks``.
         flags: any other flag of ``swift rlhf``; they go before ``args``.
 
     Raises:
@@ -108,8 +116,13 @@ class AlignmentTrainer:
         tokenizer: Any = None,
         template: Any = None,
         peft_config: Any = None,
+        callbacks: Sequence[Any] | None = None,
+        optimizers: Any = None,
         **flags: Any,
     ):
+        if optimizers is not None and any(each is not None for each in optimizers):
+            raise ConfigError(NO_OPTIMIZERS)
+        self._check_arguments(args)
         self.args, self.train_dataset, self.eval_dataset = args, train_dataset, eval_dataset
         self.state = State()
         self._template = template
@@ -132,6 +145,8 @@ class AlignmentTrainer:
         self._memory = self._beside(ref_model)
         self._check_template()
         self._run: Path | None = None
+        known = {'model': self.model, 'processing_class': self.processing_class}
+        self._callbacks = Callbacks(callbacks or (), self._told(args), known)
 
     # --------------------------------------------------------------------------------------------------- what it does
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
@@ -155,10 +170,13 @@ class AlignmentTrainer:
             wanted = 'last' if resume_from_checkpoint is True else str(resume_from_checkpoint)
             cfg = configs.resolve('rlhf', {**self._given, 'resume_from_checkpoint': wanted})
         started = time.perf_counter()
+        heard = self._callbacks
+        heard.begin()
         try:
-            last = sft.main(cfg, prepared=self._prepared, trackers=[self.state])
+            last = sft.main(cfg, prepared=self._prepared, trackers=[self.state, heard], watchers=[heard])
         finally:
             self._release()
+        heard.end()
         if last is not None:
             self._run = last.parent
             self._take_best(cfg, last)
@@ -208,6 +226,18 @@ class AlignmentTrainer:
         if problems:
             raise ConfigError(problems)
         return {name: value for name, value in flags.items() if name not in LATER}
+
+    def _check_arguments(self, args: Any) -> None:
+        """Refuse the configuration of another method."""
+        other = args.method if isinstance(args, FlatArguments) else ''
+        if other and other != self.method:
+            raise ConfigError(f'args: {type(args).__name__} is for {_trainer_of(other)}, not for {type(self).__name__}')
+
+    def _told(self, args: Any) -> Any:
+        """What callbacks are given as args."""
+        from transformers import TrainingArguments
+
+        return args if isinstance(args, TrainingArguments) else attributes(config.dump(self._cfg).args)
 
     def _builder(self, model: nn.Module | str, tokenizer: Any) -> Builder:
         """The model with what is known of it. Raises ConfigError when it has the wrong head for this method."""
@@ -429,6 +459,10 @@ def _tokenizer(name: str) -> Any:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ConfigError(f'processing_class is missing, and {name or "the model"} names no tokenizer') from error
+
+
+def _trainer_of(method: str) -> str:
+    return next(kind.__name__ for kind in METHODS if kind.method == method)
 
 
 def _tuner(model: Any, peft_config: Any, given: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from swift.commands import configs
-from swift.commands.arguments import FlatArguments
+from swift.commands.arguments import FlatArguments, RLHFArguments
 from swift.core.errors import ConfigError
 
 SAME = frozenset({
@@ -73,7 +73,7 @@ def flags(args: Any) -> dict[str, Any]:
     if args is None:
         return {}
     if isinstance(args, FlatArguments):
-        return configs.changed(args)
+        return _ours(configs.changed(args))
     if not dataclasses.is_dataclass(args) or isinstance(args, type):
         raise ConfigError(
             f'args: expected transformers.TrainingArguments, a configuration of trl, or RLHFArguments; got {args!r:.80}'
@@ -100,6 +100,15 @@ def flags(args: Any) -> dict[str, Any]:
         found.setdefault('data_seed', found['seed'])
     if hasattr(args, 'eval_steps') and 'logging_steps' in found:
         found.setdefault('eval_steps', found['logging_steps'])
+    return found
+
+
+def _ours(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of a configuration of ours, in which some may have the name that TRL has for them."""
+    known = {field.name for field in dataclasses.fields(RLHFArguments)}
+    found = {name: value for name, value in given.items() if name in known}
+    for name in given.keys() & OTHERS.keys() - known:
+        found |= OTHERS[name](given[name])
     return found
 
 

@@ -7,6 +7,7 @@ Shapes: ``N`` sequences, ``P`` pairs; scores are [N, 1].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ class BradleyTerry:
     """-log s(s_w - s_l - m) + c (s_w + s_l)^2, the mean over pairs.
 
     InstructGPT, arXiv 2203.02155, eq. 1; m is the margin of a row that has one: Llama 2, arXiv 2307.09288, eq. 2; the
-    last term holds the mean score at 0: arXiv 2312.09244, eq. 2.
+    last term holds the mean score at 0: arXiv 2312.09244, eq. 2. Evaluation adds the least and the largest score.
     """
 
     centering: float = 0.0
@@ -48,6 +49,16 @@ class BradleyTerry:
                 'rewards/rejected': total(lost),
             },
         )
+
+    def collect(self, outputs: Outputs, batch: Batch) -> tuple[float, float]:
+        """The least and the largest score of a batch."""
+        least, largest = outputs.scores.aminmax()
+        return float(least), float(largest)
+
+    def summary(self, collected: Sequence[tuple[float, float]]) -> dict[str, float]:
+        """The same of all batches."""
+        least, largest = zip(*collected, strict=True)
+        return {'min_reward': min(least), 'max_reward': max(largest)}
 
 
 @dataclass(kw_only=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from swift.train.watchdog import Watchdog
 logger = logging.getLogger(__name__)
 
 Sums = dict[str, tuple[float, float]]
+Wish = Literal['log', 'evaluate', 'save', 'stop']
 PATIENCE = 10
 """A step hangs when it takes this many times as long as the slowest before it (the first one: as the budget)."""
 
@@ -65,11 +66,22 @@ class Progress:
     objective: dict[str, Any] = field(default_factory=dict)  # what it remembers of earlier steps
 
 
+class Watcher(Protocol):
+    """Looks on as a run moves."""
+
+    def stepped(self, step: int) -> Collection[Wish]:
+        """A step is done; what is wanted next, beside what is due."""
+        ...
+
+    def saved(self, step: int, folder: Path) -> None: ...
+
+
 class Trainer:
     """Runs ``backend`` over ``source``.
 
     Args:
         reference: log-probs of batches by the model that the objective compares with.
+        watchers: told of every step and checkpoint.
         evaluate_on: a fresh iterable of micro-batches for each evaluation, or None.
         save: writes checkpoint ``step``: (step, progress) -> folder. It owns atomicity, rotation and links.
         better: whether the first value of ``best_metric`` beats the second.
@@ -88,6 +100,7 @@ class Trainer:
         *,
         reference: streams.Reference | None = None,
         trackers: Iterable[Tracker] = (),
+        watchers: Iterable[Watcher] = (),
         evaluate_on: Callable[[], Iterable[Batch]] | None = None,
         save: Callable[[int, Progress], Path] | None = None,
         best_metric: str = 'eval_loss',
@@ -101,7 +114,8 @@ class Trainer:
     ):
         self.backend, self.objective, self.source, self.pace = backend, objective, source, pace
         self.reference = reference
-        self.trackers, self.evaluate_on, self.save = list(trackers), evaluate_on, save
+        self.trackers, self.watchers = list(trackers), list(watchers)
+        self.evaluate_on, self.save = evaluate_on, save
         self.best_metric, self.better, self.memory = best_metric, better, memory
         self.at = progress or Progress()
         if isinstance(objective, Remembers) and self.at.objective:
@@ -140,15 +154,22 @@ class Trainer:
                 break
             self.watchdog.beat(f'step {self.at.step + 1}', budget=PATIENCE * (self.slowest or self.watchdog.default))
             self._step(micro)
-            if self._report_due():
+            wishes = {wish for each in self.watchers for wish in each.stepped(self.at.step)}
+            if self._report_due() or 'log' in wishes:
                 self._report()
-            if self._due(self.pace.evaluate) and self.at.step >= self.pace.evaluate_after:
+            due = self._due(self.pace.evaluate) and self.at.step >= self.pace.evaluate_after
+            if due or 'evaluate' in wishes:
                 self._evaluate()
-            if self._due(self.pace.save) and not self.at.skipped_in_a_row:  # a model that may be lost replaces none
+            due = self._due(self.pace.save) or 'save' in wishes
+            if due and not self.at.skipped_in_a_row:  # a model that may be lost replaces none
                 self._save()
             self.signals.obey(self._save)
-            if self.pace.early_stop and self.at.evaluations_without_gain >= self.pace.early_stop:
+            if 'stop' in wishes or self._gains_nothing():
                 break
+
+    def _gains_nothing(self) -> bool:
+        """Whether evaluations have not become better for too long."""
+        return self.pace.early_stop > 0 and self.at.evaluations_without_gain >= self.pace.early_stop
 
     def _step(self, micro: list[Batch]) -> None:
         started = time.perf_counter()
@@ -250,7 +271,10 @@ class Trainer:
             self.watchdog.beat(f'saving step {self.at.step}')
             if isinstance(self.objective, Remembers):
                 self.at.objective = self.objective.state_dict()
-            self.saved = self.at.step, self.save(self.at.step, self.at)
+            folder = self.save(self.at.step, self.at)
+            self.saved = self.at.step, folder
+            for each in self.watchers:
+                each.saved(self.at.step, folder)
         return self.saved[1]
 
 

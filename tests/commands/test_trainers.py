@@ -219,6 +219,129 @@ def test_flags_as_a_dataclass_are_taken_and_keywords_go_before_them(common):
     assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
+CONFIGS = {
+    'dpo': (DPOTrainer, swift.DPOConfig, PAIRS, {'beta': 0.3, 'loss_type': 'hinge'}),
+    'kto': (KTOTrainer, swift.KTOConfig, JUDGED, {'desirable_weight': 1.5}),
+    'simpo': (CPOTrainer, swift.CPOConfig, PAIRS, {'loss_type': 'simpo', 'simpo_gamma': 0.5, 'cpo_alpha': 0.0}),
+    'orpo': (ORPOTrainer, swift.ORPOConfig, PAIRS, {'beta': 0.2}),
+    'rm': (RewardTrainer, swift.RewardConfig, PAIRS, {'center_rewards_coefficient': 0.01}),
+    'gkd': (GKDTrainer, swift.GKDConfig, ANSWERED, {'lmbda': 0.0, 'temperature': 0.7, 'beta': 0.2}),
+}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_configuration_of_ours_says_the_same_as_keywords(common, name):
+    kind, config, rows, own = CONFIGS[name]
+    tokenizer = common.pop('processing_class')
+    common |= {'max_steps': 2}
+    losses = []
+    for way in ({**common, **own}, {'args': config(**common, **own, dataloader_pin_memory=True)}):
+        model = scorer() if name == 'rm' else tiny.model()
+        teacher = {'teacher_model': tiny.model(seed=1)} if name == 'gkd' else {}
+        trainer = kind(model, processing_class=tokenizer, train_dataset=rows, **teacher, **way)
+        trainer.train()
+        losses.append([record['loss'] for record in trainer.state.log_history])
+    assert losses[0] == losses[1] and len(losses[0]) == 2
+
+
+def test_a_configuration_of_ours_knows_the_names_of_trl_and_no_strength_of_another_method():
+    given = swift.GKDConfig(teacher_model_name_or_path='teacher', max_new_tokens=5, disable_dropout=True)
+    assert training_arguments.flags(given) == {'teacher_model': 'teacher', 'max_completion_length': 5}
+    for config, other in ((swift.DPOConfig, 'desirable_weight'), (swift.ORPOConfig, 'cpo_alpha')):
+        with pytest.raises(TypeError, match=other):
+            config(**{other: 1.0})
+
+
+# ------------------------------------------------------------------------------------------------------------ callbacks
+def watcher(**wishes):
+    """A callback that notes what it is told, and after step 2 asks for something."""
+    from transformers import TrainerCallback
+
+    class Watcher(TrainerCallback):
+        def __init__(self):
+            self.heard = []
+
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            self.heard.append(('begin', type(model).__name__))
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.heard.append(('step', state.global_step))
+            if state.global_step == 2:
+                for name in wishes:
+                    setattr(control, name, True)
+            return control
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if 'loss' in logs:
+                self.heard.append(('log', round(logs['loss'], 4)))
+
+        def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+            self.heard.append(('evaluate', 'eval_loss' in metrics))
+
+        def on_save(self, args, state, control, **kwargs):
+            self.heard.append(('save', state.global_step))
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.heard.append(('end', state.max_steps))
+
+    return Watcher()
+
+
+def test_callbacks_hear_of_steps_logs_evaluations_and_checkpoints_in_their_order(common):
+    heard = watcher()
+    saving = {**common, 'max_steps': 2, 'save_strategy': 'steps', 'save_steps': 2}
+    trainer = ORPOTrainer(
+        tiny.model(), train_dataset=PAIRS, eval_dataset=PAIRS[:4], eval_strategy='steps', eval_steps=2,
+        callbacks=[heard], **saving,
+    )  # fmt: skip
+    trainer.train()
+    kinds = [kind for kind, _ in heard.heard]
+    assert kinds == ['begin', 'step', 'log', 'step', 'log', 'evaluate', 'save', 'end']
+    assert heard.heard[0] == ('begin', 'LlamaForCausalLM') and heard.heard[-1] == ('end', 2)
+    losses = [round(record['loss'], 4) for record in trainer.state.log_history if 'loss' in record]
+    assert [value for kind, value in heard.heard if kind == 'log'] == losses
+
+
+def test_a_callback_may_ask_to_log_to_save_and_to_stop(common):
+    heard = watcher(should_training_stop=True, should_log=True, should_save=True)
+    rare = {**common, 'logging_steps': 100, 'save_strategy': 'steps', 'save_steps': 100}
+    trainer = ORPOTrainer(tiny.model(), train_dataset=PAIRS, callbacks=[heard], **rare)
+    trainer.train()
+    assert [value for kind, value in heard.heard if kind == 'step'] == [1, 2]
+    assert ('save', 2) in heard.heard and heard.heard[-2][0] == 'save'
+    assert trainer.state.global_step == 2
+
+
+def test_early_stopping_of_transformers_works_with_its_own_arguments(tmp_path):
+    from transformers import EarlyStoppingCallback, TrainingArguments
+
+    args = TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, max_steps=6, learning_rate=0.0, logging_steps=1,
+        eval_steps=1, eval_strategy='steps', save_steps=1, load_best_model_at_end=True,
+        metric_for_best_model='eval_loss',
+        greater_is_better=False, report_to='none',
+    )  # fmt: skip
+    trainer = ORPOTrainer(
+        tiny.model(), args=args, train_dataset=PAIRS, eval_dataset=PAIRS[:4], processing_class=tiny.tokenizer(),
+        lint='warn', callbacks=[EarlyStoppingCallback(early_stopping_patience=1)],
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.global_step < 6
+
+
+def test_a_callback_that_waits_for_what_is_not_told_is_refused(common):
+    from transformers import TrainerCallback
+
+    class Waits(TrainerCallback):
+        def on_substep_end(self, args, state, control, **kwargs):
+            pass
+
+    with pytest.raises(
+        ConfigError, match='Waits waits for on_substep_end, which is not told here; told are on_evaluate'
+    ):
+        ORPOTrainer(tiny.model(), train_dataset=PAIRS, callbacks=[Waits()], **common)
+
+
 def configurations():
     import transformers
     import trl
@@ -257,7 +380,9 @@ def test_what_would_change_the_result_and_is_not_built_is_refused_by_name(common
     [
         ({'desirable_weight': 2.0}, 'desirable_weight: means nothing to DPOTrainer; it belongs to KTOTrainer'),
         ({'betta': 0.1}, 'betta.*did you mean beta'),
-        ({'callbacks': [print]}, 'callbacks: not built yet'),
+        ({'callbacks': [print]}, 'builtin_function_or_method is no transformers.TrainerCallback'),
+        ({'optimizers': (torch.optim.SGD([torch.zeros(1)]), None)}, 'optimizers: weights are moved by --optim'),
+        ({'args': swift.KTOConfig()}, 'KTOConfig is for KTOTrainer, not for DPOTrainer'),
         ({'dataset': ['a']}, 'dataset: an argument'),
         ({'loss_type': 'sigmoit'}, 'sigmoit: not a loss'),
         ({'args': {'beta': 0.1}}, 'expected transformers.TrainingArguments'),

@@ -45,3 +45,12 @@ def test_huge_scores_give_finite_losses_and_gradients_in_float32(size):
         loss = objective(Outputs(scores=scores), batch)
         loss.total.backward()
         assert torch.isfinite(loss.total) and torch.isfinite(scores.grad).all()
+
+
+def test_an_evaluation_tells_the_least_and_the_largest_reward_of_all_batches():
+    objective, batches = BradleyTerry(), [trial.batches(PAIRS, [part])[0] for part in ([0, 1], [2], [3, 4, 5])]
+    weights = trial.Weights.random(3)
+    outputs = [trial.View()(weights, batch) for batch in batches]
+    found = objective.summary([objective.collect(*each) for each in zip(outputs, batches, strict=True)])
+    scores = torch.cat([each.scores for each in outputs])
+    assert found == {'min_reward': float(scores.min()), 'max_reward': float(scores.max())}
