@@ -96,7 +96,7 @@ def infer(bench: BenchArgs, names: list[str]) -> int:
     if bench.quick == bench.full:
         raise ConfigError('give --quick (two numbers of streams) or --full (four)')
     builder = models.outline(ModelArgs(model=bench.model or MODEL))
-    texts = [m['content'] for row in rows.conversations(bench.dataset, bench.seed) for m in row['messages']]
+    texts = [turn['content'] for row in rows.conversations(bench.dataset, bench.seed) for turn in row]
     streams = room.QUICK_STREAMS if bench.quick else room.STREAMS
     folder = compare.folder(Path(bench.output_dir or 'output/bench'), bench, 'infer')
     plan = room.Plan(

@@ -128,6 +128,7 @@ def _native(flags: Flags, builder: Builder, template: Template) -> ChatEngine:
         adapter_names=list(named),
         response_prefix=flags.template.response_prefix,
         max_batch_size=flags.engine.max_batch_size,
+        max_kv_tokens=flags.engine.max_kv_tokens,
         use_hf=flags.model.use_hf,
         hub_token=flags.model.hub_token,
     )

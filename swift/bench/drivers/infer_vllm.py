@@ -4,6 +4,7 @@ import time
 
 from watch import answered, begin
 
+MEMORY = 0.25  # of the machine, for keys and values: its own default refuses a machine that is not empty
 started = time.monotonic()
 
 
@@ -15,7 +16,7 @@ def main():
     longest = len(job['prompts'][0]) + job['new_tokens'] + 8
     llm = LLM(
         job['model'], dtype='bfloat16', max_model_len=max(512, longest), max_num_seqs=max(16, len(job['prompts'])),
-        enable_prefix_caching=True, disable_log_stats=True,
+        enable_prefix_caching=True, disable_log_stats=True, gpu_memory_utilization=MEMORY,
     )  # fmt: skip
     engine = llm.llm_engine
 

@@ -1,14 +1,16 @@
-"""Answers by transformers itself: batched, KV-cached, streaming, with several adapters.
+"""Answers by models of transformers: batched, streaming, with several adapters.
 
-engine.py     submit, stream, abort ...   the seam, and the validation of requests
-worker.py     the thread                  calls between steps, and what happens when it ends
-scheduler.py  step                        which answers get a token now
-runner.py     prefill, decode             the model's forward pass;  adapters.py  peft
-cache.py      select, trim, join          rows of the KV cache
-together.py   answer                      all requests at once, without the thread: for training
-sample.py     choose                      logits become tokens
-answer.py     accept                      a token joins its answer;  text.py  tokens become text
-api.py        TransformersEngine          a model loaded from its folder, with the chat API of engines/api.py
+engine.py         submit, stream, abort ...   the seam, and the validation of requests
+worker.py         the thread                  calls between steps, and what happens when it ends
+scheduler.py      step, choose                who answers a request, and what becomes of each token
+packed.py         step                        rows of one pass, pages, guesses;  pages.py  who holds which page
+packed_runner.py  forward                     by kernels/decoder.py, adapters row by row;  memory.py  how many pages
+padded.py         step                        every other model: batches padded at the left;  cache.py  their rows
+runner.py         prefill, decode             the model's own forward pass;  adapters.py  peft
+together.py       answer                      all requests at once, without the thread: for training
+sample.py         choose                      logits become tokens
+answer.py         accept                      a token joins its answer;  text.py  tokens become text
+api.py            TransformersEngine          a model loaded from its folder, with the chat API of engines/api.py
 """
 
 from typing import Any

@@ -31,6 +31,7 @@ class TransformersEngine(ChatEngine):
         adapters: Folders of peft adapters. The first answers every request that names none.
         adapter_names: Names for them; by default those of their folders.
         max_batch_size: Answers that decode at once; -1 for no limit.
+        max_kv_tokens: Tokens whose keys and values are kept in memory; None for a quarter of what is free.
         quantization_config, model_kwargs: More of transformers' ``from_pretrained``.
 
     The other arguments are the flags of the same names.
@@ -48,6 +49,7 @@ class TransformersEngine(ChatEngine):
         adapter_names: Sequence[str] | None = None,
         response_prefix: str | None = None,
         max_batch_size: int = BATCH,
+        max_kv_tokens: int | None = None,
         torch_dtype: Any = None,
         model_type: str | None = None,
         attn_impl: str | None = None,
@@ -75,7 +77,11 @@ class TransformersEngine(ChatEngine):
         template = template or _template(builder, template_type)
         built = _place(builder.build())
         defaults = chat.Defaults.of(built.generation_config)
-        limits = Limits(builder.info.max_model_len, UNLIMITED if max_batch_size < 1 else max_batch_size)
+        limits = Limits(
+            builder.info.max_model_len,
+            UNLIMITED if max_batch_size < 1 else max_batch_size,
+            max_kv_tokens=max_kv_tokens,
+        )
         tokenizer = builder.tokenizer or getattr(template, 'tokenizer', None)
         engine = NativeEngine(built, decode=template.decode, limits=limits, tokenizer=tokenizer)
         super().__init__(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +29,7 @@ class Draw:
     """How one row draws, and what its penalties must know of the past."""
 
     sampling: Sampling
-    generator: torch.Generator | None = None  # None: the batch's own
+    generator: np.random.Generator | torch.Generator | None = None  # None: the batch's own
     seen: Tensor | None = None  # bool [V]: tokens of prompt and answer
     counts: Tensor | None = None  # int32 [V]: how often the answer has each token
     constraint: Constraint | None = None  # which tokens its grammar allows
@@ -38,7 +39,7 @@ class Draw:
         """The state of choice ``index`` of a request before its first token."""
         draw = cls(sampling)
         if sampling.temperature > 0 and sampling.seed is not None:
-            draw.generator = torch.Generator(device).manual_seed(choice_seed(sampling.seed, index))
+            draw.generator = _generator(choice_seed(sampling.seed, index), device)
         if draw.penalised:
             draw.counts = torch.zeros(vocabulary, dtype=torch.int32, device=device)
             draw.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
@@ -58,6 +59,13 @@ class Draw:
         if self.counts is not None and self.seen is not None:
             self.counts[token] += 1
             self.seen[token] = True
+
+
+def _generator(seed: int, device: torch.device) -> np.random.Generator | torch.Generator:
+    """A source of noise where the scores lie. On the CPU numpy's draws ten times as fast as torch's."""
+    if device.type == 'cpu':
+        return np.random.Generator(np.random.SFC64(seed))
+    return torch.Generator(device).manual_seed(seed)
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -148,12 +156,17 @@ def _least_of_nucleus(scores: Tensor, settings: Sequence[Sampling]) -> Tensor:
 
 def gumbel(scores: Tensor, draws: Sequence[Draw], generator: torch.Generator | None) -> Tensor:
     """Noise [B, V] whose addition makes the argmax a draw from softmax(scores): -log of exponential numbers."""
-    noise = torch.empty_like(scores)
+    noise = torch.empty_like(scores, memory_format=torch.contiguous_format)
+    common = None
     if any(draw.generator is None for draw in draws):
-        noise.exponential_(generator=generator)
+        seed = torch.randint(2**62, (), generator=generator, device=noise.device)
+        common = _generator(int(seed), noise.device)
     for row, draw in zip(noise, draws, strict=True):
-        if draw.generator is not None:
-            row.exponential_(generator=draw.generator)
+        source = draw.generator or common
+        if isinstance(source, np.random.Generator):
+            source.standard_exponential(dtype=np.float32, out=row.numpy())
+        else:
+            row.exponential_(generator=source)
     return noise.clamp_(min=FAINTEST).log_().neg_()
 
 
