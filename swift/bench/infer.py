@@ -84,8 +84,8 @@ def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
 def _run(plan: Plan, side: Side, streams: int, repeat: int) -> dict[str, Any]:
     folder = plan.folder / 'work' / f'{side.name.replace(" ", "-").replace(",", "")}.{streams}.{repeat}'
     kept = folder.with_suffix('.json')
-    if kept.exists():
-        return json.loads(kept.read_text(encoding='utf-8'))
+    if kept.exists() and (run := json.loads(kept.read_text(encoding='utf-8')))['ok']:
+        return run
     job = {
         'model': str(plan.model), 'prompts': plan.prompts[:streams], 'new_tokens': plan.new_tokens,
         'warm_tokens': WARM_TOKENS, 'options': dict(side.options),

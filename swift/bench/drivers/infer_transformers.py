@@ -25,6 +25,7 @@ class Clock(StoppingCriteria):
         return torch.zeros(len(ids), dtype=torch.bool)
 
 
+@torch.inference_mode()
 def generate(prompts, count):
     clock, ids = Clock(), torch.tensor(prompts)
     out = model.generate(
@@ -41,6 +42,5 @@ def generate_batch(prompts, count):
 
 
 answer = {'generate': generate, 'generate_batch': generate_batch}[job['options']['way']]
-with torch.inference_mode():
-    answer(job['prompts'][:1], job['warm_tokens'])
-    answered(events, job, answer, ready=time.monotonic() - started)
+answer(job['prompts'][:1], job['warm_tokens'])
+answered(events, job, answer, ready=time.monotonic() - started)
