@@ -12,7 +12,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,11 +100,12 @@ class RemoteEngine(Waiting):
         last: BaseException | None = None
         outcome = 'failed'
         try:
-            async for delta in self._deltas(request):
-                self._heard = time.monotonic()
-                self._counts['answer_tokens'] += len(delta.ids)
-                if (piece := choices[delta.index].accept(delta)) is not None:
-                    deliver(piece)
+            async with contextlib.aclosing(self._deltas(request)) as deltas:
+                async for delta in deltas:
+                    self._heard = time.monotonic()
+                    self._counts['answer_tokens'] += len(delta.ids)
+                    if (piece := choices[delta.index].accept(delta)) is not None:
+                        deliver(piece)
             if any(choice.open for choice in choices):
                 raise SwiftError(f'{self._dialect.name} ended an answer without saying why')
             outcome = 'finished'
@@ -121,18 +122,18 @@ class RemoteEngine(Waiting):
             self._open.pop(request.id, None)
         self._tell(deliver, last)
 
-    async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
+    def _deltas(self, request: Request) -> AsyncGenerator[Delta, None]:
         """What comes for all choices. A server that takes one choice a request gets as many requests."""
-        if self._dialect.many or request.sampling.n == 1:
-            async for delta in self._events(request):
-                yield delta
-            return
+        return self._events(request) if self._dialect.many or request.sampling.n == 1 else self._one_by_one(request)
+
+    async def _one_by_one(self, request: Request) -> AsyncGenerator[Delta, None]:
         single = replace(request, sampling=replace(request.sampling, n=1))
         for index in range(request.sampling.n):
-            async for delta in self._events(replace(single, id=f'{request.id}-{index}')):
-                yield replace(delta, index=index)
+            async with contextlib.aclosing(self._events(replace(single, id=f'{request.id}-{index}'))) as deltas:
+                async for delta in deltas:
+                    yield replace(delta, index=index)
 
-    async def _events(self, request: Request) -> AsyncIterator[Delta]:
+    async def _events(self, request: Request) -> AsyncGenerator[Delta, None]:
         named = replace(request, id=f'{self._tag}-{request.id}')  # a server may have other clients than us
         body, seen = self._dialect.body(named, self._model), dict.fromkeys(range(request.sampling.n), 0)
         events = self._connection.events(self._dialect.path, body) if body['stream'] else self._whole(body)
@@ -142,7 +143,7 @@ class RemoteEngine(Waiting):
                     seen[delta.index] += len(delta.ids)
                     yield delta
 
-    async def _whole(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _whole(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         yield await self._connection.ask(self._dialect.path, body)
 
     @staticmethod

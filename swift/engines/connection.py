@@ -12,7 +12,7 @@ import contextlib
 import json
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NoReturn
@@ -113,7 +113,7 @@ class Connection:
                 return response.json()
             return response.text
 
-    async def events(self, path: str, body: Any) -> AsyncIterator[dict[str, Any]]:
+    async def events(self, path: str, body: Any) -> AsyncGenerator[dict[str, Any], None]:
         """The server-sent events of an answer to a post. Raises as ``call`` does; leaving early hangs up."""
         async with self._answer(path, body, None) as response:
             async for text in _events(response):
