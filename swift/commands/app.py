@@ -10,6 +10,7 @@ import contextlib
 import threading
 import webbrowser
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from swift.commands import configs, deploy
@@ -58,7 +59,7 @@ def opened(cfg: AppConfig) -> Iterator[tuple[Server, socket.socket]]:
     from swift.serve.relay import Relay, passing
     from swift.serve.server import Server, bind
 
-    place = deploy.place(cfg)
+    place = replace(deploy.place(cfg), log_interval=0)  # there is no engine to tell of
     relay = Relay(cfg.app.base_url, cfg.serve.api_key)
     with bind(place) as listener:
         yield Server(_page(cfg, Door(passing(relay), relay)), relay, place), listener

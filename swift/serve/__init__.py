@@ -7,7 +7,7 @@ chat.py completions.py        the words of the API;  words.py  what they share; 
 generate.py   answers         an answer while it is made
 gate.py       Gate            a bounded queue, fair between keys;  ledger.py  what each key has used
 shared_ledger.py              the same, in a Redis that replicas share
-page.py       Page            the chat page, before all of it
+page.py       Page            the chat page, before all of it;  relay.py  the same before a server elsewhere
 auth.py audit.py moderation.py metrics.py
 house.py      House           all that a server is made of;  call.py  what is known of a request
 server.py     serve           sockets, signals, the end

@@ -41,9 +41,9 @@ export async function* chat(body, signal) {
     const event = JSON.parse(text);
     if (event.error) throw new Refusal(event.error.message, 200, event.error.code);
     if (event.usage) yield { usage: event.usage };
-    const [choice] = event.choices;
+    const choice = event.choices?.[0];
     if (!choice) continue;
-    yield choice.delta;
+    yield choice.delta ?? {};
     if (choice.finish_reason) {
       finished = true;
       yield { finish: choice.finish_reason };

@@ -177,15 +177,16 @@ const failed = (turn) => turn?.role === 'assistant' && Boolean(turn.error) && !t
 
 /** Add what is new to a turn; says whether there was anything. */
 function take(turn, delta) {
+  const reasoning = delta.reasoning_content ?? delta.reasoning ?? ''; // servers differ
   turn.content += delta.content ?? '';
-  turn.reasoning += delta.reasoning_content ?? '';
+  turn.reasoning += reasoning;
   for (const call of delta.tool_calls ?? []) {
-    const known = (turn.calls[call.index] ??= { id: '', name: '', arguments: '' });
+    const known = (turn.calls[call.index ?? 0] ??= { id: '', name: '', arguments: '' });
     known.id ||= call.id ?? '';
     known.name ||= call.function?.name ?? '';
     known.arguments += call.function?.arguments ?? '';
   }
-  return Boolean(delta.content || delta.reasoning_content || delta.tool_calls?.length);
+  return Boolean(delta.content || reasoning || delta.tool_calls?.length);
 }
 
 /** A turn as the server reads it. */
