@@ -31,6 +31,6 @@ class TemplateArgs:
     use_chat_template: bool | None = None
     """False trains on and continues plain text; None means true, and false for pt."""
     agent_template: str | None = None
-    """Format of tool calls; None takes the template's own."""
+    """Words for tools and calls, for checkpoints whose template knows none (hermes, react_en ...); None: its own."""
     template_backend: Literal['swift', 'jinja'] = 'swift'
     """jinja renders by the checkpoint's template alone."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from swift.core.errors import RowError
 from swift.core.types import ROLES, Encoded, Message, Sample
-from swift.templates import thinking
+from swift.templates import agents, thinking
 from swift.templates.answers import Speech
 from swift.templates.args import TemplateArgs
 from swift.templates.calls import by_name, of_template
@@ -60,6 +60,7 @@ class ChatTemplate:
         """``choose`` gives the source for rows with tools or without; ``known`` are the checkpoint's stop tokens."""
         self.tokenizer, self.args, self.scale, self.truncate = tokenizer, args, scale, truncate
         self.notes: list[str] = []
+        self.agent = agents.of(args.agent_template, of_template(choose(True).text))
         self._choose, self._known, self._now = choose, known, now
         self._readers: dict[Source, Reader] = {}
         self._text = TextTemplate(tokenizer, args, scale=scale, truncate=truncate, known=known)
@@ -82,10 +83,10 @@ class ChatTemplate:
         """
         if sample.text is not None:
             return self._text.encode(sample)
-        messages = self._with_system(sample.messages)
+        messages, tools = self._told(sample.messages, sample.tools)
         if not messages:
             raise RowError('the row has no messages')
-        reader, conversation = self._conversation(messages, sample.tools, sample.template_kwargs)
+        reader, conversation = self._conversation(messages, tools, sample.template_kwargs)
         encoded = self._as_before(sample, conversation, reader)
         if encoded is None:
             encoded = self._from_the_beginning(sample, conversation, reader)
@@ -142,7 +143,7 @@ class ChatTemplate:
 
         If the last message is an assistant's, the model is to go on with it.
         """
-        messages = self._with_system(messages)
+        messages, tools = self._told(messages, tools)
         reader, conversation = self._conversation(messages, tools, kwargs)
         prefix = self.args.response_prefix or ''
         if messages and messages[-1].role == 'assistant':
@@ -215,10 +216,15 @@ class ChatTemplate:
             )
         return reader, Conversation(messages, tools, {**reader.variables, **own}, reader.tokenizer.suspicious)
 
-    def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        if self.args.system is None or any(message.role == 'system' for message in messages):
-            return tuple(messages)
-        return (Message('system', self.args.system), *messages)
+    def _told(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[tuple[Message, ...], Sequence[Mapping[str, Any]]]:
+        """Messages with the run's system prompt, and tools; as text where ``--agent_template`` says in which words."""
+        if self.args.system is not None and all(message.role != 'system' for message in messages):
+            messages = (Message('system', self.args.system), *messages)
+        if self.agent is None:
+            return tuple(messages), tools
+        return self.agent.tell(messages, tools), ()
 
     def _weigh(
         self, sample: Sample, messages: Sequence[Message], trace: Trace, tokens: Tokens, turns: Sequence[Turn]

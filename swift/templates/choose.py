@@ -36,9 +36,9 @@ def make(tokenizer: Any, info: ModelInfo, args: TemplateArgs, *, now: datetime |
     scale = _scale(args, info)
     known = stop_tokens(tokenizer, info.path)
     truncate = Truncate(args.truncation_strategy or 'delete', args.max_length or info.max_model_len or None)
-    if args.agent_template:
-        raise ConfigError(f'--agent_template {args.agent_template}: not built yet; tools go through the chat template')
     if args.use_chat_template is False:
+        if args.agent_template:
+            raise ConfigError('--agent_template shows tools in chats, not in plain text (--use_chat_template false)')
         return TextTemplate(tokenizer, args, scale=scale, truncate=truncate, known=known)
     if truncate.strategy == 'split':
         raise ConfigError(

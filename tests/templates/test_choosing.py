@@ -54,7 +54,9 @@ def test_several_templates_without_a_default_are_refused():
 @pytest.mark.parametrize('flags, words', [
     ({'template': 'chatlm'}, 'did you mean .*chatml'),
     ({'template': 'nowhere.jinja'}, 'neither a .jinja file nor a named template'),
-    ({'agent_template': 'hermes'}, 'not built yet'),
+    ({'agent_template': 'hermess'}, 'did you mean hermes'),
+    ({'agent_template': 'glm4_5'}, 'control tokens'),
+    ({'agent_template': 'hermes', 'use_chat_template': False}, 'plain text'),
     ({'truncation_strategy': 'split'}, 'cuts plain text'),
     ({'loss_scale': 'nope'}, 'neither rules nor'),
 ])  # fmt: skip
