@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
 from swift.core.errors import SwiftError
+from swift.core.types import Request
 from swift.engines import chat as words_of_engine
 from swift.engines.protocol import InferRequest
 from swift.serve import events, generate, words
@@ -16,6 +19,7 @@ from swift.serve.errors import from_engine, invalid
 from swift.serve.generate import Plan, Said
 from swift.serve.house import House
 from swift.serve.schema import Assistant, ChatRequest, NamedTool, RefusalPart
+from swift.templates import answers, calls_forcing
 
 RESERVED = ('messages', 'tools', 'chat_template', 'add_generation_prompt', 'continue_final_message', 'tokenize')
 
@@ -53,10 +57,29 @@ def prepare(asked: ChatRequest, house: House, adapter: str | None) -> Plan:
             config,
             adapter=adapter or '',
         )
+        request = _forced(request, asked, house, tools)
     except SwiftError as error:
         raise from_engine(error) from error
     request = words.finished(request, asked, house, 'messages')
-    return Plan([request], one_call=asked.parallel_tool_calls is False)
+    parser = partial(answers.parser, house.chat.template, tools=tools, prompt_ids=request.prompt_ids)
+    return Plan([request], parser, one_call=asked.parallel_tool_calls is False)
+
+
+def _forced(request: Request, asked: ChatRequest, house: House, tools: list[dict[str, Any]]) -> Request:
+    """The request with a grammar where a tool must be called. Raises RequestError."""
+    choice = asked.tool_choice.model_dump() if isinstance(asked.tool_choice, NamedTool) else asked.tool_choice
+    grammar = calls_forcing.forced(
+        house.chat.template,
+        tools,
+        choice,
+        parallel=asked.parallel_tool_calls is not False,
+        prompt_ids=request.prompt_ids,
+    )
+    if grammar is None:
+        return request
+    if request.sampling.grammar is not None:
+        raise invalid('tool_choice and response_format: an answer follows one of them', 'tool_choice')
+    return replace(request, sampling=replace(request.sampling, grammar=grammar))
 
 
 def _message(turn: Any) -> dict[str, Any]:
@@ -93,11 +116,6 @@ def _variables(asked: ChatRequest) -> dict[str, Any]:
     if asked.reasoning_effort is not None:
         given.setdefault('reasoning_effort', asked.reasoning_effort)
     return given
-
-
-def named(asked: ChatRequest) -> str | None:
-    """The function that must be called."""
-    return asked.tool_choice.function.name if isinstance(asked.tool_choice, NamedTool) else None
 
 
 # ---------------------------------------------------------------------------------------------------------- response

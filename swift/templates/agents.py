@@ -2,8 +2,8 @@
 
     messages with calls and results, tools --Agent.tell--> messages of plain text
 
-The wording of each is data, ``files/agents.yaml``. The system prompt (or the first question) tells what tools there are,
-calls become a part of the answers, so they carry loss as answers do; results become questions, which carry none.
+The wording of each is data, ``files/agents.yaml``. The system prompt (or the first question) tells of the tools; calls
+become a part of the answers, so they carry loss as answers do; results become questions, which carry none.
 """
 
 from __future__ import annotations
