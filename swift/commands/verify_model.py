@@ -33,7 +33,8 @@ def check(cfg: VerifyConfig) -> Iterator[Finding]:
     run = run_of(cfg)
     ready = prepare(run)
     rows = _first_rows(ready, cfg.verify.rows)
-    yield from masks.check(rows, prompts=not str(run.template.loss_scale).startswith('all'))
+    read = methods.method(run).reads or str(run.template.loss_scale).startswith('all')
+    yield from masks.check(rows, prompts=not read)
     step, allowed = _step(run, ready, rows), _allowed(run, ready)
     together = list(_compared('all kernels', step.together(), allowed))
     yield from together

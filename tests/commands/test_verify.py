@@ -98,6 +98,27 @@ def test_a_model_of_the_users_passes_in_every_way(world, capsys, flags):
     assert found['prompt tokens with loss', 'tokens']['difference'] == 0
 
 
+TASKS_OF_MODELS = [
+    ('--task_type', 'reranker', '--loss_type', 'listwise_reranker'),
+    ('--task_type', 'embedding', '--tuner_type', 'full', '--mrl_dims', '{"16": 1.0, "32": 1.0}'),
+]
+
+
+@pytest.mark.parametrize('flags', TASKS_OF_MODELS, ids=lambda flags: flags[1])
+def test_a_task_of_the_users_passes_in_every_way(world, capsys, tmp_path, flags):
+    with (tmp_path / 'ranked.jsonl').open('w') as file:
+        for i in range(4):
+            query = {
+                'query': f'What is {i} and one more, please?',
+                'positive': f'{i + 1}.',
+                'negative': ['None.', 'Two!'],
+            }
+            file.write(json.dumps(query) + '\n')
+    code, found = on_model(world, capsys, '--dataset', str(tmp_path / 'ranked.jsonl'), *flags)
+    assert code == 0, [each for each in found.values() if each['result'] == 'failed']
+    assert ('prefixes' in {name for name, _ in found}) == (flags[1] == 'reranker')
+
+
 def test_rows_made_short_keep_their_groups_and_what_carries_loss():
     rows = [*trial.preferences(0), *trial.solutions(1), *trial.texts(2), *trial.ranked(3)]
     for row in rows:
