@@ -29,7 +29,7 @@ class Environment:
 
     ``torch``: its version goes in first and stays; None leaves it to the requirements. ``cpu``: builds of torch
     for machines without a GPU, a tenth of the size. ``stand_ins``: packages that are asked for and never used, put
-    there empty (``NAME-``: metadata only).
+    there empty (``NAME-``: metadata only). ``proof``: a module that must import before the environment counts as ready.
     """
 
     room: str
@@ -38,6 +38,7 @@ class Environment:
     torch: str | None = None
     cpu: bool = False
     stand_ins: tuple[str, ...] = ()
+    proof: str = ''
 
     @property
     def home(self) -> Path:
@@ -96,6 +97,8 @@ def _steps(environment: Environment) -> list[tuple[str, Callable[[], None]]]:
         steps.append((f'torch {torch}', lambda: call([*pip, f'torch=={torch}'], folder)))
         steps.append(('stand-ins', lambda: put_stand_ins(environment)))
     steps.append(('packages', lambda: call([*pip, *held, *environment.requirements], folder)))
+    if environment.proof:
+        steps.append(('proof', lambda: call([str(environment.python), '-c', f'import {environment.proof}'], folder)))
     return steps
 
 

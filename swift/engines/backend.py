@@ -116,7 +116,7 @@ class ServerEngine(RemoteEngine):
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
             place = Place(folder, free_port(), secrets.token_urlsafe(32))
             start = backend.start(job, found, place)
-            server = Launched(package.name, [found.python, *start.arguments], environment(**start.environ))
+            server = Launched(package.name, [found.python, *start.arguments], environment(**start.environ), folder)
             undo.callback(server.close)
             connection = Connection(
                 'http://localhost' if start.on_socket else f'http://127.0.0.1:{place.port}',

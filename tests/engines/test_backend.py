@@ -104,12 +104,15 @@ def test_nothing_is_left_when_we_are_killed(python, tmp_path):
         f'e = ServerEngine(vllm.BACKEND, Job(Path("m"), "m", "float32"), decode=str, python="{python}")\n'
         'worker = int(e.server.last_words().split("worker ")[1].split()[0])\n'
         'parent = lambda pid: int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])\n'
-        'print(parent(parent(worker)), parent(worker), worker, flush=True)\n'
+        'socket = e.server.last_words().split("--uds ")[1].split()[0]\n'
+        'print(socket, parent(parent(worker)), parent(worker), worker, flush=True)\n'
         'os.kill(os.getpid(), signal.SIGKILL)'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert gone([int(pid) for pid in done.stdout.split()])
+    socket, *pids = done.stdout.split()
+    assert gone([int(pid) for pid in pids])
+    assert not Path(socket).parent.exists()
 
 
 def test_nothing_is_left_when_the_guard_is_killed(start):
