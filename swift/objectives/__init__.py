@@ -1,7 +1,13 @@
 """Floor 3: what is minimised. Pure functions of (Outputs, Batch); see ``core.types.Objective``."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from swift.core.registry import Registry
-from swift.core.types import Objective
+
+if TYPE_CHECKING:
+    from swift.core.types import Objective
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     'objective',
