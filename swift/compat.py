@@ -45,8 +45,8 @@ TO_COME = {
         'GRPOArgumentsMixin VLLMClient VLLMInferClient ORM AsyncORM orms PRM prms rm_plugins '
         'DefaultRMPlugin MultiTurnScheduler RolloutScheduler OpenEnvScheduler multi_turns Env envs RolloutArguments '
         'rollout_main SamplingArguments sampling_main GRPOVllmEngine',
-        SERVING: 'InferEngine InferStats run_deploy DeployArguments '
-        'deploy_main AppArguments EvalArguments eval_main webui_main export_awq_model quantize_model '
+        SERVING: 'InferEngine InferStats '
+        'AppArguments EvalArguments eval_main webui_main export_awq_model quantize_model '
         'export_to_ollama',
         PLUGINS: 'agent_template_map BaseAgentTemplate loss_map BaseLoss eval_metrics_map MeanMetric optimizers_map '
         'OptimizerCallback callbacks_map TrainerCallback loss_scale_map LossScale get_loss_scale ALL_BASE_STRATEGY '

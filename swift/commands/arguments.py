@@ -65,10 +65,11 @@ SftArguments = flat('SftArguments', 'sft')
 PretrainArguments = flat('PretrainArguments', 'pt')
 RLHFArguments = flat('RLHFArguments', 'rlhf')
 InferArguments = flat('InferArguments', 'infer')
+DeployArguments = flat('DeployArguments', 'deploy')
 ExportArguments = flat('ExportArguments', 'export')
 BaseArguments = flat('BaseArguments', 'infer')
 
 __all__ = [
-    'BaseArguments', 'ExportArguments', 'FlatArguments', 'InferArguments', 'PretrainArguments', 'RLHFArguments',
-    'SftArguments',
+    'BaseArguments', 'DeployArguments', 'ExportArguments', 'FlatArguments', 'InferArguments', 'PretrainArguments',
+    'RLHFArguments', 'SftArguments',
 ]  # fmt: skip

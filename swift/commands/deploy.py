@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import signal
 import socket
 import threading
@@ -30,10 +29,11 @@ if TYPE_CHECKING:
     from swift.serve.auth import Keys
     from swift.serve.house import House
     from swift.serve.ledger import Ledger
+    from swift.serve.pooled import Outline
     from swift.serve.server import Place, Server
     from swift.serve.shared_ledger import SharedLedger
 
-ENGINE = 'swift.engines.opening:open_tokens'
+ENGINE, READER = 'swift.engines.opening:open_tokens', 'swift.commands.score:open_reader'
 AHEAD = 2  # answers that are given to the engine for each that it decodes at once, so that none of its places is empty
 
 
@@ -92,8 +92,6 @@ def opened(
     installed.check()
     from swift.serve import app, routes, server
 
-    if cfg.model.task_type not in (None, 'causal_lm'):
-        raise ConfigError(f'--task_type {cfg.model.task_type}: swift deploy serves models that generate')
     get_logger().setLevel(cfg.serve.log_level.upper())
     where = place(cfg)
     with contextlib.ExitStack() as stack:
@@ -106,7 +104,7 @@ def opened(
         stack.callback(house.close)
         engine.wait()
         _greet(house, listener)
-        yield server.Server(around(app.build(house, routes.ROUTES)), house, where), listener
+        yield server.Server(around(app.build(house, routes.routes_of(cfg.model.task_type))), house, where), listener
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
@@ -150,27 +148,34 @@ def _engine(cfg: DeployConfig) -> ChildEngine:
     from swift.engines.child import ChildEngine, Recipe
     from swift.engines.opening import as_json
 
-    return ChildEngine(Recipe(ENGINE, as_json(cfg)), stall=cfg.serve.engine_stall)
+    groups = as_json(cfg)
+    if _reads(cfg):
+        recipe = Recipe(READER, {name: groups[name] for name in ('model', 'template', 'engine')})
+    else:
+        recipe = Recipe(ENGINE, groups)
+    return ChildEngine(recipe, stall=cfg.serve.engine_stall)
+
+
+def _reads(cfg: DeployConfig) -> bool:
+    """Whether the model reads texts, and says nothing."""
+    return cfg.model.task_type not in (None, 'causal_lm')
 
 
 def _house(cfg: DeployConfig, engine: ChildEngine, keys: Keys, rules: list[Any]) -> House:
-    from swift.engines.opening import chat_over
     from swift.serve.audit import Audit
     from swift.serve.bounds import Bounds
     from swift.serve.gate import Gate
     from swift.serve.house import House, Usual
 
     args, generation = cfg.serve, cfg.generation
-    chat = chat_over(cfg, engine)
-    chat.defaults = replace(chat.defaults, **_given(cfg, chat))
-    chat.default_adapter = next((Path(path).name for name, path in _adapters(cfg) if name is None), None)
+    chat, places = _outline(cfg, engine) if _reads(cfg) else _chat(cfg, engine)
     house = House(
         name=args.served_model_name or chat.model_name,
         chat=chat,
-        encode=functools.partial(_encode, chat.template.tokenizer),  # type: ignore[attr-defined]
+        encode=lambda text: chat.template.tokenizer(text)['input_ids'],
         keys=keys,
         ledger=_ledger(cfg, keys),
-        gate=Gate(AHEAD * chat.at_once, args.queue),
+        gate=Gate(AHEAD * places, args.queue),
         bounds=Bounds(body_bytes=args.max_body_bytes, queue=args.queue, deadline=args.deadline),
         rules=rules,
         owned_by=args.owned_by,
@@ -187,6 +192,25 @@ def _house(cfg: DeployConfig, engine: ChildEngine, keys: Keys, rules: list[Any])
     if args.audit_log:
         house.audit = Audit(Path(args.audit_log), failed=house.audit_failed)
     return house
+
+
+def _chat(cfg: DeployConfig, engine: ChildEngine) -> tuple[ChatEngine, int]:
+    """The chat layer over the engine, and the answers that it decodes at once."""
+    from swift.engines.opening import chat_over
+
+    chat = chat_over(cfg, engine)
+    chat.defaults = replace(chat.defaults, **_given(cfg))
+    chat.default_adapter = next((Path(path).name for name, path in _adapters(cfg) if name is None), None)
+    return chat, chat.at_once
+
+
+def _outline(cfg: DeployConfig, engine: ChildEngine) -> tuple[Outline, int]:
+    """What stands in its place where the model reads: one request at a time, whose rows share batches."""
+    from swift import models
+    from swift.serve.pooled import Outline
+
+    info = models.load(cfg.model).info
+    return Outline(engine, Path(info.id).name, cfg.template.max_length or info.max_model_len), 1
 
 
 def _ledger(cfg: DeployConfig, keys: Keys) -> Ledger | SharedLedger:
@@ -207,17 +231,12 @@ def _adapters(cfg: DeployConfig) -> list[tuple[str | None, str]]:
     return [split_adapter(text) for text in cfg.model.adapters]
 
 
-def _given(cfg: DeployConfig, chat: ChatEngine) -> dict[str, Any]:
+def _given(cfg: DeployConfig) -> dict[str, Any]:
     """How to draw where a request does not say it: by the flags, where they do."""
     from swift.engines.chat import NUMBERS
 
     names = ('temperature', *NUMBERS)
     return {name: value for name in names if (value := getattr(cfg.generation, name)) is not None}
-
-
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    """Plain text as the model was trained on it: with the tokens that its tokenizer puts around texts."""
-    return tokenizer(text)['input_ids']
 
 
 def _greet(house: House, listener: socket.socket) -> None:

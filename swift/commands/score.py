@@ -6,6 +6,7 @@ models.load > templates.reading > data.tasks > parallel.Runner > terminal | json
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from swift.commands import prepare
 from swift.commands.configs import InferConfig
 from swift.commands.results import rows_to_answer, write
-from swift.core.errors import ConfigError, DataError, RowError
+from swift.core.errors import ConfigError, DataError, RequestError, RowError
 from swift.core.log import say
 from swift.core.types import Builder, Encoded, Message, Outputs, Sample
+from swift.engines.waiting import Waiting
 from swift.models.args import split_adapter
 
 if TYPE_CHECKING:
@@ -80,6 +82,56 @@ def open_reading(cfg: InferConfig) -> Reading:
     runner = Runner(model.eval(), Settings(max_length=longest, attn_impl=cfg.model.attn_impl), builder.readout)
     encode = tasks.encoder(ROWS[task], template.encode, **how)
     return Reading(task, builder, encode, runner, activation=cfg.engine.reranker_use_activation)
+
+
+def open_reader(model: Row, template: Row, engine: Row) -> Reader:
+    """The same for a process that was told what to open as JSON: groups of flags by their fields."""
+    from swift.engines.args import EngineArgs
+    from swift.models.args import ModelArgs
+    from swift.templates.args import TemplateArgs
+
+    groups = {'model': ModelArgs(**model), 'template': TemplateArgs(**template), 'engine': EngineArgs(**engine)}
+    return Reader(open_reading(InferConfig(**groups)))
+
+
+class Reader(Waiting):
+    """A ``Reading`` where servers have an engine: many threads ask it, it reads for one at a time."""
+
+    adapters = ()
+
+    def __init__(self, reading: Reading):
+        self._reading, self._lock = reading, threading.Lock()
+        self._tokens, self._began = 0, 0.0
+
+    def read(self, rows: list[Row]) -> tuple[list[Row], int]:
+        """An answer for each row, ``{'text', 'documents'}``, and the tokens of all. Raises RequestError."""
+        samples = [_asked(row) for row in rows]
+        tokens = sum(len(each) for sample in samples for each in self._encoded(sample))
+        with self._lock:
+            self._began = time.monotonic()
+            try:
+                found = list(self._reading.answers(samples))
+            finally:
+                self._began, self._tokens = 0.0, self._tokens + tokens
+        return [{name: row[name] for name in KEPT if name in row} for row in found], tokens
+
+    def _encoded(self, sample: Sample) -> list[Encoded]:
+        made = self._reading.encode(sample)
+        if not made:
+            raise RequestError('a text is too long for the model', param='input')
+        return made
+
+    def stats(self) -> dict[str, float]:
+        """What was read, and how long the reading under way takes."""
+        return {'prompt_tokens': self._tokens, 'step_age': time.monotonic() - self._began if self._began else 0.0}
+
+
+KEPT = ('response', 'probabilities', 'error')
+
+
+def _asked(row: Row) -> Sample:
+    documents = tuple((Message('assistant', each),) for each in row.get('documents', ()))
+    return Sample((Message('user', row['text']),), positives=documents)
 
 
 @dataclass

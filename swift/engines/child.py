@@ -75,7 +75,7 @@ class ChildEngine(Waiting):
         self._calls: dict[int, Future] = {}
         self._numbers = itertools.count()
         self._adapters: dict[str, str] = {}
-        self._counts = dict.fromkeys(('accepted', 'finished', 'aborted', 'failed', 'starts'), 0)
+        self._counts: dict[str, int] = dict.fromkeys(('accepted', 'finished', 'aborted', 'failed', 'starts'), 0)
         self._child: _Child | None = None
         self._first: Future[None] = Future()
         self._closing = threading.Event()
@@ -115,19 +115,20 @@ class ChildEngine(Waiting):
 
     def load_adapter(self, name: str, path: Path) -> None:
         """Put an adapter beside the others. Raises ModelError."""
-        self._call('load_adapter', name, str(path))
+        self.call('load_adapter', name, str(path))
         self._adapters[name] = str(path)
 
     def unload_adapter(self, name: str) -> None:
         """Take an adapter off. Raises ModelError."""
-        self._call('unload_adapter', name)
+        self.call('unload_adapter', name)
         self._adapters.pop(name, None)
 
     def update(self, weights: Iterable[Any]) -> None:
         """Not across processes."""
         raise ModelError('weights cannot be changed in another process; open the engine in this one')
 
-    def _call(self, name: str, *arguments: Any) -> Any:
+    def call(self, name: str, *arguments: Any) -> Any:
+        """What a method of the engine, one of ``child_main.CALLS``, gives for JSON values. Raises what it raises."""
         future: Future = Future()
         with self._lock:
             number = next(self._numbers)

@@ -27,6 +27,7 @@ AT_ONCE = 512  # pieces in a frame
 CALLS: dict[str, Callable[..., Any]] = {
     'load_adapter': lambda engine, name, path: engine.load_adapter(name, Path(path)),
     'unload_adapter': lambda engine, name: engine.unload_adapter(name),
+    'read': lambda engine, rows: engine.read(rows),
 }
 
 

@@ -13,22 +13,36 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from swift.core.errors import ModelError, NumericalError, RequestError, SwiftError
 from swift.core.types import Message, Piece, Request, TokenLogprob
 from swift.engines.native.text import Detokenizer, StopFinder
 from swift.engines.waiting import Deliver, Waiting
+from swift.templates.answers import Speech
+from swift.templates.calls import by_name
 
 END = 0  # ends every answer
 VOCABULARY = 256
 
 
+class ByteTokenizer:
+    """A byte is a token."""
+
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+
+    def decode(self, ids: Sequence[int], **options: Any) -> str:
+        """The text of bytes."""
+        return bytes(id for id in ids if id != END).decode(errors='replace')
+
+
 class ByteTemplate:
-    """A byte is a token; a prompt is the last message. What was said before it is counted and forgotten."""
+    """A prompt is the last message; what was said before it is forgotten. Answers are read as Hermes and Qwen speak."""
 
     fingerprint = 'bytes'
     stop_ids = (END,)
+    tokenizer = ByteTokenizer()
+    speech = Speech(by_name('hermes'), (('<think>', '</think>'),))
 
     def encode(self, sample: Any) -> list[Any]:
         """Nothing is trained on a fake."""
@@ -40,7 +54,7 @@ class ByteTemplate:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of bytes."""
-        return bytes(id for id in ids if id != END).decode(errors='replace')
+        return self.tokenizer.decode(ids)
 
 
 @dataclass(eq=False)
@@ -103,7 +117,9 @@ class FakeEngine(Waiting):
         self._waiting: list[_Answer] = []
         self._running: list[_Answer] = []
         self._adapters: dict[str, Path] = {}
-        self._counts = dict.fromkeys(('accepted', 'finished', 'aborted', 'failed', 'prompt_tokens', 'answer_tokens'), 0)
+        self._counts: dict[str, int] = dict.fromkeys(
+            ('accepted', 'finished', 'aborted', 'failed', 'prompt_tokens', 'answer_tokens'), 0
+        )
         self._open: dict[str, list[_Answer]] = {}
         self._closed = False
         self._heartbeat = time.monotonic()
@@ -117,6 +133,8 @@ class FakeEngine(Waiting):
             raise RequestError(f'adapter {request.adapter!r} is not loaded', param='model')
         if len(request.prompt_ids) >= self.max_model_len or not request.prompt_ids:
             raise RequestError(f'the prompt has {len(request.prompt_ids)} tokens', param='prompt')
+        if max(request.prompt_ids) >= VOCABULARY:
+            raise RequestError(f'the prompt has token ids outside 0 to {VOCABULARY - 1}', param='prompt')
         echo = [*(b'' if request.adapter is None else f'{request.adapter}: '.encode()), *request.prompt_ids]
         answers = [
             _Answer(request, i, deliver, [*echo], Detokenizer(ByteTemplate().decode), StopFinder(request.sampling.stop))
@@ -228,7 +246,8 @@ class FakeEngine(Waiting):
         finish = 'stop' if stopped else 'length' if answer.steps >= self._limit(answer) else None
         if finish == 'length' or (finish and id == END):
             shown += answer.stops.push(answer.text.flush())[0] + answer.stops.flush()
-        self._deliver(answer, Piece(answer.index, shown, (id,), _logprobs(id, sampling.logprobs), finish))
+        about = _about(answer.request) if answer.steps == 1 and answer.index == 0 else ()
+        self._deliver(answer, Piece(answer.index, shown, (id,), _logprobs(id, sampling.logprobs), finish, about))
         if answer.ended and all(each.ended for each in self._open[answer.request.id]):
             self._close(answer.request.id, 'finished')
 
@@ -254,3 +273,9 @@ def _logprobs(id: int, count: int | None) -> tuple[TokenLogprob, ...]:
         return ()
     top = tuple(((id + i) % VOCABULARY, -0.5 - i) for i in range(count))
     return (TokenLogprob(id, -0.5, top),)
+
+
+def _about(request: Request) -> tuple[TokenLogprob, ...]:
+    """Of a prompt: one for each token after its first."""
+    count = request.sampling.prompt_logprobs
+    return tuple(each for id in request.prompt_ids[1:] for each in _logprobs(id, count))

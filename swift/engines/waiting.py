@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from swift.core.errors import SwiftError
 from swift.core.types import Piece, Request
 
-Deliver = Callable[[Piece | BaseException | None], None]
+Deliver = Callable[[Piece | BaseException | None], object]
 
 
 class Waiting:

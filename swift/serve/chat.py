@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -19,7 +18,8 @@ from swift.serve.errors import from_engine, invalid
 from swift.serve.generate import Plan, Said
 from swift.serve.house import House
 from swift.serve.schema import Assistant, ChatRequest, NamedTool, RefusalPart
-from swift.templates import answers, calls_forcing
+from swift.templates.answers import Answer, Delta, parser
+from swift.templates.calls_forcing import forced
 
 RESERVED = ('messages', 'tools', 'chat_template', 'add_generation_prompt', 'continue_final_message', 'tokenize')
 
@@ -51,35 +51,16 @@ def prepare(asked: ChatRequest, house: House, adapter: str | None) -> Plan:
         max_tokens=asked.max_completion_tokens or asked.max_tokens or house.usual.max_tokens,
         logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
     )
+    rows = InferRequest(messages, tools=tools or None, chat_template_kwargs=_variables(asked))
     try:
-        request = house.chat.request(
-            InferRequest(messages, tools=tools or None, chat_template_kwargs=_variables(asked)),
-            config,
-            adapter=adapter or '',
-        )
-        request = _forced(request, asked, house, tools)
+        request = house.chat.request(rows, config, adapter=adapter or '')
+        request = _forced(request, asked, tools, house)
     except SwiftError as error:
         raise from_engine(error) from error
     request = words.finished(request, asked, house, 'messages')
-    parser = partial(answers.parser, house.chat.template, tools=tools, prompt_ids=request.prompt_ids)
-    return Plan([request], parser, one_call=asked.parallel_tool_calls is False)
-
-
-def _forced(request: Request, asked: ChatRequest, house: House, tools: list[dict[str, Any]]) -> Request:
-    """The request with a grammar where a tool must be called. Raises RequestError."""
-    choice = asked.tool_choice.model_dump() if isinstance(asked.tool_choice, NamedTool) else asked.tool_choice
-    grammar = calls_forcing.forced(
-        house.chat.template,
-        tools,
-        choice,
-        parallel=asked.parallel_tool_calls is not False,
-        prompt_ids=request.prompt_ids,
-    )
-    if grammar is None:
-        return request
-    if request.sampling.grammar is not None:
-        raise invalid('tool_choice and response_format: an answer follows one of them', 'tool_choice')
-    return replace(request, sampling=replace(request.sampling, grammar=grammar))
+    read = {'tools': tools, 'prompt_ids': request.prompt_ids, 'prefix': house.chat.prefix}
+    parsers = [parser(house.chat.template, **read) for _ in range(config.n)]
+    return Plan([request], parsers, one_call=asked.parallel_tool_calls is False, prefix=house.chat.prefix)
 
 
 def _message(turn: Any) -> dict[str, Any]:
@@ -118,6 +99,23 @@ def _variables(asked: ChatRequest) -> dict[str, Any]:
     return given
 
 
+def _forced(request: Request, asked: ChatRequest, tools: list[dict[str, Any]], house: House) -> Request:
+    """The request with the grammar of a call, where one must be made. Raises ApiError and RequestError."""
+    choice = asked.tool_choice
+    grammar = forced(
+        house.chat.template,
+        tools,
+        choice.model_dump() if isinstance(choice, NamedTool) else choice,
+        parallel=asked.parallel_tool_calls is not False,
+        prompt_ids=request.prompt_ids,
+    )
+    if grammar is None:
+        return request
+    if request.sampling.grammar is not None:
+        raise invalid('tool_choice: an answer cannot be a call and follow a format at once', 'tool_choice')
+    return replace(request, sampling=replace(request.sampling, grammar=grammar))
+
+
 # ---------------------------------------------------------------------------------------------------------- response
 async def _chunks(
     said: AsyncGenerator[Said, None], asked: ChatRequest, house: House, call: Call
@@ -149,7 +147,7 @@ def _choice(index: int, delta: dict[str, Any], logprobs: Any, finish: str | None
     return {'index': index, 'delta': delta, 'logprobs': logprobs, 'finish_reason': finish}
 
 
-def _delta(delta: Any) -> dict[str, Any]:
+def _delta(delta: Delta) -> dict[str, Any]:
     """A delta of an answer as one of the API."""
     if delta.kind == 'content':
         return {'content': delta.text}
@@ -164,8 +162,8 @@ class _Collected:
     """One choice, put together."""
 
     def __init__(self) -> None:
-        self.content, self.reasoning, self.finish = '', '', None
-        self.calls: dict[int, dict[str, Any]] = {}
+        self.finish: str | None = None
+        self.deltas: list[Delta] = []
         self.ids: list[int] = []
         self.logprobs: list[Any] = []
 
@@ -174,23 +172,20 @@ class _Collected:
         self.ids += said.ids
         self.logprobs += said.logprobs
         self.finish = said.finish or self.finish
-        for delta in said.deltas:
-            if delta.kind == 'content':
-                self.content += delta.text
-            elif delta.kind == 'reasoning':
-                self.reasoning += delta.text
-            else:
-                new = {'id': delta.id, 'type': 'function', 'function': {'name': delta.name, 'arguments': ''}}
-                self.calls.setdefault(delta.index, new)['function']['arguments'] += delta.text
+        self.deltas += said.deltas
 
     def message(self) -> dict[str, Any]:
         """The message that clients get."""
-        found: dict[str, Any] = {'role': 'assistant', 'content': self.content, 'refusal': None}
-        if self.reasoning:
-            found['reasoning_content'] = self.reasoning
-        if self.calls:
-            found['content'] = self.content.strip() or None
-            found['tool_calls'] = [self.calls[i] for i in sorted(self.calls)]
+        answer = Answer.of(self.deltas)
+        found: dict[str, Any] = {'role': 'assistant', 'content': answer.content, 'refusal': None}
+        if answer.reasoning:
+            found['reasoning_content'] = answer.reasoning
+        if answer.calls:
+            found['content'] = answer.content or None
+            found['tool_calls'] = [
+                {'id': each.id, 'type': 'function', 'function': {'name': each.name, 'arguments': each.arguments}}
+                for each in answer.calls
+            ]
         return found
 
 
@@ -208,7 +203,7 @@ async def _whole(
         found.append(
             {'index': i, 'message': choice.message(), 'logprobs': logprobs, 'finish_reason': choice.finish, **more}
         )
-    call.detail |= {'answer': [choice.content for choice in choices]} if house.verbose else {}
+    call.detail |= {'answer': [each['message'] for each in found]} if house.verbose else {}
     more = {'prompt_token_ids': list(plan.requests[0].prompt_ids)} if asked.return_details else {}
     return {
         **words.opening('chatcmpl', 'chat.completion', call.model or ''),

@@ -25,6 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 OPEN = frozenset({'/health', '/ready', '/live', '/version', '/ping'})
 """Routes that tell nothing worth a key."""
 POLITE_SECONDS = 5.0  # how long the rest of a refused body is read, so that the client sees why
+LEFT = (408, 499)  # of clients that send nothing more
 LOCAL_NAMES = ('localhost', '')
 
 
@@ -59,8 +60,9 @@ class Door:
         try:
             self._let_in(scope, call)
             body = await self._read(scope, receive)
-        except ApiError:
-            await self._discard(receive)
+        except ApiError as error:
+            if error.status not in LEFT:
+                await self._discard(receive)
             raise
         await self._run(scope, receive, answer, call, body)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from starlette.responses import Response
@@ -54,9 +54,9 @@ async def begun(values: AsyncGenerator[Any, None], call: Call) -> Events:
     return Events(values, first, call)
 
 
-def whole(values: AsyncIterator[Any]) -> Any:
+def whole(values: AsyncGenerator[Any, None]) -> contextlib.aclosing[AsyncGenerator[Any, None]]:
     """For callers that want everything at once: close the iterator when the block ends."""
-    return contextlib.aclosing(values)  # type: ignore[type-var]
+    return contextlib.aclosing(values)
 
 
 def _event(value: Any) -> bytes:

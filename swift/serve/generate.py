@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from swift.core.errors import SwiftError
 from swift.core.types import Engine, Piece, Request, TokenLogprob
@@ -18,32 +18,14 @@ from swift.serve.call import Call
 from swift.serve.errors import ApiError, from_engine, later
 from swift.serve.house import House
 from swift.serve.moderation import Chain, Rule
-
-
-class Delta(NamedTuple):
-    """More of an answer. ``kind``: content, reasoning or call; the first of a call has its id and name."""
-
-    kind: str
-    text: str
-    index: int = 0
-    id: str | None = None
-    name: str | None = None
-
-
-class Parser(Protocol):
-    """Finds reasoning and calls in a text that streams; see ``templates/answers.py``."""
-
-    called: bool
-
-    def push(self, text: str) -> Sequence[Any]: ...
-    def end(self) -> Sequence[Any]: ...
+from swift.templates.answers import Delta, Parser
 
 
 class Said(NamedTuple):
     """What is new of choice ``index``; the last of a choice has ``finish``."""
 
     index: int
-    deltas: Sequence[Any]
+    deltas: Sequence[Delta]
     ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: str | None = None
@@ -52,11 +34,15 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Requests that are answered together; choice i of request r is choice r * n + i of the answer."""
+    """Requests that are answered together; choice i of request r is choice r * n + i of the answer.
+
+    ``parsers``: one for each choice; () where answers are plain text. ``prefix``: how every answer begins.
+    """
 
     requests: Sequence[Request]
-    parser: Callable[[], Parser] | None = None
+    parsers: Sequence[Parser] = ()
     one_call: bool = False
+    prefix: str = ''
 
     @property
     def n(self) -> int:
@@ -80,8 +66,9 @@ class Speaker:
     def __init__(self, index: int, rules: Sequence[Rule], plan: Plan):
         self._index = index
         self._chain = Chain(rules) if rules else None
-        self._parser = plan.parser() if plan.parser else None
+        self._parser = plan.parsers[index] if plan.parsers else None
         self._one_call = plan.one_call
+        self._prefix = plan.prefix
         self._in = self._out = 0  # characters; logprobs wait until the text they belong to may be shown
         self._logprobs: tuple[TokenLogprob, ...] = ()
         self.ended = False
@@ -89,6 +76,8 @@ class Speaker:
 
     def take(self, piece: Piece) -> Said:
         """What the next piece adds."""
+        if self._prefix:
+            piece, self._prefix = replace(piece, text=self._prefix + piece.text), ''
         shown, self.broken = self._judged(piece)
         self.ended = self.broken or piece.finish is not None
         deltas = self._parsed(shown)
@@ -106,7 +95,7 @@ class Speaker:
             shown += rest
         return shown, broken
 
-    def _parsed(self, shown: str) -> Sequence[Any]:
+    def _parsed(self, shown: str) -> Sequence[Delta]:
         if self._parser is None:
             return [Delta('content', shown)] if shown else []
         deltas = [*self._parser.push(shown), *(self._parser.end() if self.ended else ())]
@@ -123,7 +112,7 @@ class Speaker:
         return ready
 
 
-async def answers(house: House, call: Call, plan: Plan) -> AsyncIterator[Said]:
+async def answers(house: House, call: Call, plan: Plan) -> AsyncGenerator[Said, None]:
     """What is said, as it is said. Closing the iterator aborts what is not finished.
 
     Raises:
@@ -164,7 +153,9 @@ async def answers(house: House, call: Call, plan: Plan) -> AsyncIterator[Said]:
                 return
 
 
-async def _pieces(house: House, requests: Sequence[Request], deadline: float) -> AsyncIterator[tuple[int, Piece]]:
+async def _pieces(
+    house: House, requests: Sequence[Request], deadline: float
+) -> AsyncGenerator[tuple[int, Piece], None]:
     """Pieces of all requests, with the number of theirs. Whatever ends this aborts those that have not ended."""
     loop, inbox = asyncio.get_running_loop(), asyncio.Queue()
     engine, open_ = house.chat.engine, {}

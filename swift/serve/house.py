@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from swift.core.errors import DiskError, SwiftError, did_you_mean
 from swift.core.log import get_logger
-from swift.engines.api import ChatEngine
 from swift.serve.audit import Audit
 from swift.serve.auth import Keys
 from swift.serve.bounds import Bounds
@@ -69,12 +68,13 @@ class Usual:
 class House:
     """A server without its sockets.
 
-    ``engine`` answers under ``name`` and, with its adapters, under their names; ``encode`` turns plain text into
-    tokens. ``rules`` judge what is asked and answered. ``routes`` are the paths that metrics call by their names.
+    The engine of ``chat`` answers under ``name`` and, with its adapters, under their names; where the model only reads,
+    a ``pooled.Outline`` stands there. ``encode`` turns plain text into tokens. ``rules`` judge what is asked and
+    answered. ``routes`` are the paths that metrics call by their names.
     """
 
     name: str
-    chat: ChatEngine
+    chat: Any
     encode: Callable[[str], list[int]]
     keys: Keys
     ledger: Ledger | SharedLedger

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from swift import __version__
-from swift.serve import adapters, chat, completions, metrics, schema
+from swift.serve import adapters, chat, completions, metrics, pooled, schema
 from swift.serve.bounds import SCHEMA
 from swift.serve.call import Call
 from swift.serve.house import House
@@ -93,7 +93,7 @@ async def numbers(house: House, call: Call) -> Response:
     return PlainTextResponse(metrics.text(house.metrics()), media_type='text/plain; version=0.0.4')
 
 
-ROUTES = (
+COMMON = (
     Route('GET', '/health', ready, 'Whether requests are answered'),
     Route('GET', '/ready', ready, 'Whether requests are answered'),
     Route('GET', '/live', live, 'Whether the process runs'),
@@ -104,9 +104,30 @@ ROUTES = (
     Route('GET', '/v1/models', models, 'Models and adapters that answer'),
     Route('GET', '/v1/models/{name:path}', model, 'One of them'),
     Route('GET', '/v1/limits', limits, 'Limits, and what the key has used'),
+)
+"""Whatever the model does."""
+ROUTES = (
+    *COMMON,
     Route('POST', '/v1/chat/completions', chat.answer, 'Continue a conversation', schema.ChatRequest),
     Route('POST', '/v1/completions', completions.answer, 'Continue a text', schema.CompletionRequest),
     Route('POST', '/v1/load_lora_adapter', adapters.load, 'Load an adapter (admin)', schema.AdapterLoad),
     Route('POST', '/v1/unload_lora_adapter', adapters.unload, 'Unload an adapter (admin)', schema.AdapterUnload),
 )
 """What a model that generates is served by."""
+
+READING = {
+    'embedding': (Route('POST', '/v1/embeddings', pooled.embeddings, 'Vectors of texts', schema.EmbeddingRequest),),
+    'seq_cls': (Route('POST', '/v1/classify', pooled.classify, 'Classes of texts', schema.ClassifyRequest),),
+    'reranker': (
+        Route('POST', '/v1/rerank', pooled.rerank, 'Documents in order', schema.RerankRequest),
+        Route('POST', '/v1/score', pooled.score, 'Scores of pairs of texts', schema.ScoreRequest),
+    ),
+}
+"""What models that read are served by, besides: task -> routes."""
+
+
+def routes_of(task: str | None) -> tuple[Route, ...]:
+    """The routes of a model's task."""
+    if task in (None, 'causal_lm'):
+        return ROUTES
+    return (*COMMON, *READING['reranker' if task == 'generative_reranker' else str(task)])

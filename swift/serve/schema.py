@@ -358,19 +358,16 @@ class CompletionRequest(Generation):
         | Annotated[list[TokenIds], Field(min_length=1, max_length=bounds.PROMPTS)]
     )
     logprobs: Annotated[int, Field(ge=0, le=bounds.TOP_LOGPROBS)] | None = None
-    echo: neutral(False) = None
+    echo: bool | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=bounds.TOP_LOGPROBS)] | None = None
     best_of: neutral(1) = None
     suffix: neutral('') = None
     add_special_tokens: bool | None = None
 
 
 # ------------------------------------------------------------------------------------------------- models that read
-Inputs = (
-    str
-    | TokenIds
-    | Annotated[list[str], Field(min_length=1, max_length=bounds.INPUTS)]
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=bounds.INPUTS)]
-)
+Text = Annotated[str, StringConstraints(min_length=1)]
+Inputs = Text | Annotated[list[Text], Field(min_length=1, max_length=bounds.INPUTS)]
 
 
 class Reading(Closed):
@@ -387,16 +384,14 @@ class EmbeddingRequest(Reading):
 
     input: Inputs
     encoding_format: Literal['float', 'base64'] | None = None
-    dimensions: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
+    dimensions: neutral() = None
 
 
 class RerankRequest(Reading):
     """``POST /v1/rerank``: documents in the order of how well they answer a query."""
 
-    query: Annotated[str, StringConstraints(min_length=1)]
-    documents: Annotated[
-        list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1, max_length=bounds.INPUTS)
-    ]
+    query: Text
+    documents: Annotated[list[Text], Field(min_length=1, max_length=bounds.INPUTS)]
     top_n: Annotated[int, Field(ge=0, le=bounds.INPUTS)] | None = None
     return_documents: bool | None = None
 
@@ -404,8 +399,8 @@ class RerankRequest(Reading):
 class ScoreRequest(Reading):
     """``POST /v1/score``: how well texts answer a text; one with many, or pair by pair."""
 
-    text_1: str | Annotated[list[str], Field(min_length=1, max_length=bounds.INPUTS)]
-    text_2: str | Annotated[list[str], Field(min_length=1, max_length=bounds.INPUTS)]
+    text_1: Inputs
+    text_2: Inputs
     encoding_format: Literal['float'] | None = None
 
     @model_validator(mode='after')

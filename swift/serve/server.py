@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -126,7 +127,7 @@ def _config(app: Any, house: House, place: Place) -> uvicorn.Config:
 
 # ------------------------------------------------------------------------------------------------------ beside it all
 @contextlib.asynccontextmanager
-async def _beside(*coroutines: Any) -> Any:
+async def _beside(*coroutines: Any) -> AsyncIterator[None]:
     """Run these as long as the block does."""
     tasks = [asyncio.ensure_future(each) for each in coroutines]
     try:

@@ -43,8 +43,8 @@ def resolve(words: list[str], folder: Path):
         if word.endswith(('.jsonl', '.csv', '.yaml')) or '.csv#' in word:
             path = folder / word.partition('#')[0]
             path.write_text(MADE_UP if path.suffix == '.yaml' else '', encoding='utf-8')
-        elif word.startswith('output/') and word.endswith('/last'):
-            path = folder / word
+        elif (place := word.rpartition('=')[2]).startswith('output/') and place.endswith('/last'):
+            path = folder / place
             path.mkdir(parents=True, exist_ok=True)
             (path / 'args.json').write_text('{"model": "HuggingFaceTB/SmolLM2-135M-Instruct"}', encoding='utf-8')
             (path / 'adapter_config.json').write_text('{}', encoding='utf-8')
@@ -57,8 +57,8 @@ def test_commands_in_documents_are_understood(line, tmp_path, monkeypatch):
     words = shlex.split(line, comments=True)[1:]
     if words[0] == 'show':
         words = words[2:] if words[1] == 'config' else []
-    elif words[0] == 'bench':  # its words are no files
-        words = ['bench', *itertools.dropwhile(lambda word: not word.startswith('--'), words)]
+    elif words[0] in ('bench', 'audit'):  # their words are no files
+        words = [words[0], *itertools.dropwhile(lambda word: not word.startswith('--'), words)]
     else:
         assert words[0] in {verb.name for verb in cli.VERBS if verb.built}
     if words and not {'--help', '--resume_from_checkpoint'}.intersection(words):  # resuming needs a run

@@ -105,7 +105,12 @@ def house(
     """A house around a fake engine."""
     engine = engine or FakeEngine()
     bounds = bounds or Bounds()
-    chat = ChatEngine(engine, ByteTemplate(), model_name='fake', max_model_len=4096)
+    chat = ChatEngine(
+        engine,
+        ByteTemplate(),
+        model_name='fake',
+        max_model_len=engine.max_model_len if isinstance(engine, FakeEngine) else 4096,
+    )
     return House(
         name='fake',
         chat=chat,

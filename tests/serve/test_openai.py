@@ -125,6 +125,37 @@ def test_what_a_benchmark_sends_runs_past_the_end(client):
     assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (7, 'length')
 
 
+def test_a_prompt_is_said_again_with_how_likely_it_was(client):
+    asked = {
+        'model': 'fake',
+        'prompt': ['abc', 'hi'],
+        'max_tokens': 1,
+        'temperature': 0,
+        'logprobs': 1,
+        'echo': True,
+    }
+    answer = client.completions.create(**asked)
+    assert [choice.text for choice in answer.choices] == ['abca', 'hih']
+    logprobs = answer.choices[0].logprobs
+    assert logprobs.tokens == ['a', 'b', 'c', 'a']
+    assert logprobs.token_logprobs == [None, -0.5, -0.5, -0.5]
+    assert logprobs.top_logprobs[0] is None and logprobs.top_logprobs[1] == {'b': -0.5}
+    assert logprobs.text_offset == [0, 1, 2, 3]
+    chunks = client.completions.create(**{**asked, 'prompt': 'abc', 'n': 2}, stream=True)
+    said = {0: '', 1: ''}
+    for chunk in chunks:
+        said[chunk.choices[0].index] += chunk.choices[0].text
+    assert said == {0: 'abca', 1: 'abca'}
+
+
+def test_log_probabilities_of_a_prompt_have_vllms_form(client):
+    answer = client.completions.create(model='fake', prompt='abc', max_tokens=1, extra_body={'prompt_logprobs': 1})
+    first, second, third = answer.choices[0].prompt_logprobs
+    assert first is None
+    assert second == {'98': {'logprob': -0.5, 'rank': 1, 'decoded_token': 'b'}}
+    assert list(third) == ['99']
+
+
 def test_models_are_listed(client):
     assert [model.id for model in client.models.list()] == ['fake']
     assert client.models.retrieve('fake').owned_by == 'swift'

@@ -1,0 +1,114 @@
+"""Requests drawn from the server's own schema, right and wrong: no 500, the same refusal with and without stream."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swift.engines.fake import FakeEngine
+from swift.serve import schema
+from swift.serve.routes import ROUTES
+from tests.serve.drawing import anything, spoiled, values
+from tests.serve.running import running
+
+SHORT, LONG = 100, int(os.environ.get('SWIFT_FUZZ', '5000'))
+KINDS = [(route.path, route.kind) for route in ROUTES if route.kind and 'adapter' not in route.path]
+QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
+ALLOWED = {200, 400, 404}
+
+
+@pytest.fixture(scope='module')
+def server():
+    with running(engine=FakeEngine(max_model_len=120)) as made:
+        yield made
+        made.is_well()
+
+
+@pytest.fixture(scope='module')
+def connection(server):
+    made = http.client.HTTPConnection('127.0.0.1', server.port, timeout=60)
+    with contextlib.closing(made):
+        yield made
+
+
+def drawn(kind):
+    whole = kind.model_json_schema()
+    return values(whole, whole.get('$defs', {}))
+
+
+def post(connection, path, body):
+    data = json.dumps(body).encode()
+    connection.request('POST', path, data, {'content-type': 'application/json'})
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+def check(connection, path, body):
+    """One request; with ``stream`` turned round it is refused with the same words."""
+    status, said = post(connection, path, body)
+    assert status in ALLOWED, (body, said)
+    if status == 200:
+        return
+    error = json.loads(said)['error']
+    assert error['message'] and error['type'] == 'invalid_request_error'
+    if isinstance(body, dict) and isinstance(body.get('stream', False), bool) and 'stream_options' not in body:
+        again = post(connection, path, {**body, 'stream': not body.get('stream', False)})
+        assert (again[0], json.loads(again[1])['error']) == (status, error)
+
+
+def fuzz(path, kind, count, connection):
+    @settings(max_examples=count, deadline=None, suppress_health_check=QUIET, database=None, derandomize=count == SHORT)
+    @given(
+        st.one_of(
+            drawn(kind), spoiled(drawn(kind)), st.dictionaries(st.sampled_from(sorted(kind.model_fields)), anything)
+        )
+    )
+    def run(body):
+        check(connection, path, body)
+
+    run()
+
+
+@pytest.mark.parametrize(('path', 'kind'), KINDS, ids=[kind.__name__ for _, kind in KINDS])
+def test_requests_drawn_from_the_schema_never_break_the_server(server, connection, path, kind):
+    fuzz(path, kind, SHORT, connection)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('path', 'kind'), KINDS, ids=[kind.__name__ for _, kind in KINDS])
+def test_the_same_for_longer(server, connection, path, kind):
+    fuzz(path, kind, LONG, connection)
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_nothing(server):
+    schemathesis = pytest.importorskip('schemathesis')
+    loaded = schemathesis.openapi.from_url(f'http://127.0.0.1:{server.port}/openapi.json')
+    for operation in loaded.get_all_operations():
+
+        @settings(max_examples=LONG // 20, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @given(case=operation.ok().as_strategy())
+        def run(case):
+            response = case.call()
+            assert response.status_code not in (500, 502, 504), response.text
+            assert response.status_code < 500 or 'retry-after' in response.headers or case.path in ('/ping', '/ready')
+
+        run()
+
+
+def test_the_documentation_is_made_of_what_validates(server):
+    made = server.get('/openapi.json')[1]
+    parts = made['components']['schemas']
+    assert {kind.__name__ for _, kind in KINDS} <= parts.keys()
+    assert parts['ChatRequest']['additionalProperties'] is False
+    assert parts['ChatRequest']['properties']['temperature']['anyOf'][0]['maximum'] == 2.0
+    assert set(parts['ChatRequest']['properties']) == set(schema.ChatRequest.model_fields)
+    told = json.dumps(made)
+    for reference in {line.partition('"')[0] for line in told.split('#/components/schemas/')[1:]}:
+        assert reference in parts
