@@ -236,7 +236,8 @@ class _Reader:
         near = sorted(name for name in known if name.startswith(given.name))[:3]
         hint = f'; did you mean {", ".join(near)}?' if near else did_you_mean(given.name, known)
         elsewhere = self.vocabulary.elsewhere(self.verb, given.name)
-        meant = [name for name in known if re.search(rf'\b{name}\b', hint)]
+        words = set(re.findall(r'\w+', hint))
+        meant = [name for name in known if name in words]
         text = f'{given.label}: no flag of swift {self.verb}'
         self.report.problem(f'{text}{elsewhere or hint}', *(() if elsewhere else meant))
 
