@@ -212,7 +212,8 @@ class ChatTemplate:
         if tools and not reader.source.shows_tools:
             raise RowError(
                 f'the row brings tools, but {reader.source.name} cannot show tools to the model; '
-                'leave them out, or give --template a template that has them'
+                'leave them out, name a format for them (--agent_template hermes), or give --template a template that '
+                'has them'
             )
         return reader, Conversation(messages, tools, {**reader.variables, **own}, reader.tokenizer.suspicious)
 
