@@ -149,8 +149,8 @@ async def answers(house: House, call: Call, plan: Plan) -> AsyncGenerator[Said, 
             if speaker.broken:
                 house.seen.broken.add('output')
                 call.code = 'content_filter'
-            if all(each.ended for each in speakers):
-                return
+            if all(each.ended for each in speakers) and any(each.broken for each in speakers):
+                return  # the engine does not know that nothing more may be said
 
 
 async def _pieces(

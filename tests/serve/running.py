@@ -87,8 +87,11 @@ class Running:
         status, answer, _ = self.chat(CANARY)
         assert status == 200, answer
         assert answer['choices'][0]['message']['content'] == CANARY
+        until(self._balanced, 'what was accepted did not end')
+
+    def _balanced(self) -> bool:
         stats = self.engine.stats()
-        assert stats['accepted'] == stats['finished'] + stats['aborted'] + stats['failed']
+        return stats['accepted'] == stats['finished'] + stats['aborted'] + stats['failed']
 
 
 def until(condition, what: str = 'it did not happen', seconds: float = DEADLINE) -> None:

@@ -57,7 +57,8 @@ def check(connection, path, body):
         return
     error = json.loads(said)['error']
     assert error['message'] and error['type'] == 'invalid_request_error'
-    if isinstance(body, dict) and isinstance(body.get('stream', False), bool) and 'stream_options' not in body:
+    of_streams = {'stream_options', 'prompt_logprobs'}  # fields that go with a stream only, or never
+    if isinstance(body, dict) and isinstance(body.get('stream', False), bool) and not of_streams & body.keys():
         again = post(connection, path, {**body, 'stream': not body.get('stream', False)})
         assert (again[0], json.loads(again[1])['error']) == (status, error)
 
