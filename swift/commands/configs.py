@@ -264,11 +264,10 @@ class AlignedPlanConfig(RlhfConfig):
 
 
 @dataclass(kw_only=True)
-class VerifyConfig(SftConfig):
-    """swift verify: takes what sft takes; with a model, the run is checked when its own configuration is made."""
+class _Verified(Config):
+    """With a model, the run is checked when its own configuration is made: everything is left to that."""
 
     verb: ClassVar[str] = 'verify'
-    like: ClassVar[str] = 'sft'
     defaults: ClassVar[dict[str, Any]] = {}
 
     verify: VerifyArgs = field(default_factory=VerifyArgs)
@@ -286,25 +285,17 @@ class VerifyConfig(SftConfig):
 
 
 @dataclass(kw_only=True)
-class AlignedVerifyConfig(RlhfConfig):
+class VerifyConfig(_Verified, SftConfig):
+    """swift verify: takes what sft takes."""
+
+    like: ClassVar[str] = 'sft'
+
+
+@dataclass(kw_only=True)
+class AlignedVerifyConfig(_Verified, RlhfConfig):
     """swift verify --rlhf_type: takes what rlhf takes."""
 
-    verb: ClassVar[str] = 'verify'
     like: ClassVar[str] = 'rlhf'
-    defaults: ClassVar[dict[str, Any]] = {}
-
-    verify: VerifyArgs = field(default_factory=VerifyArgs)
-
-    def inherit(self, given: set[str]) -> list[Given]:
-        """Left to the run."""
-        return []
-
-    def derive(self) -> None:
-        """Left to the run."""
-
-    def check(self) -> Iterator[tuple[str, str]]:
-        """A model and its data, or neither."""
-        yield from checks.verified(self)
 
 
 @dataclass(kw_only=True)

@@ -58,8 +58,10 @@ class Served:
                     if name == 'close':
                         return self._end()
                     HANDLERS[name](self, *rest)
-        except (OSError, ValueError):
-            pass
+        except OSError:  # who sent them is gone
+            return self._end()
+        except ValueError as error:
+            print(f'the engine ends: a message that cannot be read ({error})', file=sys.stderr, flush=True)
         self._end()
 
     def _end(self) -> None:

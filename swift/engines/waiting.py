@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from swift.core.errors import SwiftError
@@ -17,7 +18,7 @@ from swift.core.types import Piece, Request
 Deliver = Callable[[Piece | BaseException | None], object]
 
 
-class Waiting:
+class Waiting(ABC):
     """Gives an engine its ``submit`` and ``stream``. Whoever leaves an iterator early aborts the request."""
 
     @property
@@ -25,13 +26,13 @@ class Waiting:
         """Whether a step was finished lately, or there was nothing to do. Engines that can tell say so themselves."""
         return True
 
+    @abstractmethod
     def begin(self, request: Request, deliver: Deliver) -> None:
         """Queue a request. Raises RequestError when it is not valid, SwiftError when nothing can be answered."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abort(self, id: str) -> None:
         """End a request at the next step. Unknown ids are fine."""
-        raise NotImplementedError
 
     def submit(self, request: Request) -> AsyncIterator[Piece]:
         """Queue a request now. Leaving the iterator early, or cancelling its task, aborts the request.

@@ -1,17 +1,12 @@
-"""Bytes of a body as a checked value of the schema, or one ApiError that names the field. Parsed once, at the door.
-
-JSON is read more strictly than by most parsers: NaN, Infinity, numbers that overflow, a key twice, bytes that are no
-UTF-8, lone surrogates and deep nesting are errors.
-"""
+"""Bytes of a body as a checked value of the schema, or one ApiError that names the field. Parsed once, at the door."""
 
 from __future__ import annotations
 
-import json
-import math
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from swift.core import strict_json
 from swift.serve.errors import ApiError, invalid
 
 M = TypeVar('M', bound=BaseModel)
@@ -36,64 +31,9 @@ def parse(body: bytes, kind: type[M], *, depth: int) -> M:
 def read_json(body: bytes, *, depth: int) -> Any:
     """The value of a JSON text. Raises ApiError."""
     try:
-        text = body.decode('utf-8')
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_number)
-    except UnicodeDecodeError as error:
-        raise invalid(f'the body is not UTF-8: {error.reason} at byte {error.start}', code='invalid_json') from None
-    except RecursionError:
-        raise _too_deep(depth) from None
-    except ValueError as error:  # JSON's own errors, and integers of thousands of digits
-        raise invalid(f'the body is not valid JSON: {error}', code='invalid_json') from None
-    _check_depth(value, depth)
-    if '\\u' in text:
-        _check_characters(value)
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f'the key {_cut(twice)} is there twice')
-    return made
-
-
-def _constant(name: str) -> Any:
-    raise ValueError(f'{name} is no JSON')
-
-
-def _number(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f'the number {_cut(text)} is too large')
-    return number
-
-
-def _check_depth(value: Any, limit: int) -> None:
-    """Walk level by level: a body can be as deep as it is long, and nothing here recurses."""
-    level = [value]
-    for _ in range(limit + 1):
-        level = [child for each in level for child in _children(each) if isinstance(child, dict | list)]
-        if not level:
-            return
-    raise _too_deep(limit)
-
-
-def _children(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def _too_deep(limit: int) -> ApiError:
-    return invalid(f'objects and lists lie more than {limit} deep inside each other', code='invalid_json')
-
-
-def _check_characters(value: Any) -> None:
-    """Lone surrogates are no characters: nothing that reads text could take them."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise invalid('the body holds a lone surrogate (\\ud800 to \\udfff)', code='invalid_json') from None
+        return strict_json.decode(body, depth=depth)
+    except strict_json.Fault as fault:
+        raise invalid(f'the body is not valid JSON: {fault}', code='invalid_json') from None
 
 
 # ------------------------------------------------------------------------------------------------------------ words

@@ -63,34 +63,28 @@ _DEEPSEEK = {
     'close': '<｜tool▁call▁end｜>',
 }
 
+
+def _dsml(name: str, section: str) -> Format:
+    return Format(
+        name,
+        'tags',
+        marks=(f'DSML｜{section}',),
+        section=(f'<｜DSML｜{section}>\n', f'\n</｜DSML｜{section}>'),
+        open='<｜DSML｜invoke name="',
+        name_end='">\n',
+        key=('<｜DSML｜parameter name="', '>', '</｜DSML｜parameter>\n'),
+        close='</｜DSML｜invoke>',
+        between='\n',
+        typed=True,
+    )
+
+
 # Formats of which one's marks are a part of another's stand behind it.
 _ROWS = (
     Format('harmony', 'harmony', marks=('<|channel|>', '<|message|>', '<|call|>')),
     Format('gemma4', 'gemma', marks=('<|tool_call>',), open='<|tool_call>call:', close='<tool_call|>'),
-    Format(
-        'deepseek_v4',
-        'tags',
-        marks=('DSML｜tool_calls',),
-        section=('<｜DSML｜tool_calls>\n', '\n</｜DSML｜tool_calls>'),
-        open='<｜DSML｜invoke name="',
-        name_end='">\n',
-        key=('<｜DSML｜parameter name="', '>', '</｜DSML｜parameter>\n'),
-        close='</｜DSML｜invoke>',
-        between='\n',
-        typed=True,
-    ),
-    Format(
-        'deepseek_v3_2',
-        'tags',
-        marks=('DSML｜function_calls',),
-        section=('<｜DSML｜function_calls>\n', '\n</｜DSML｜function_calls>'),
-        open='<｜DSML｜invoke name="',
-        name_end='">\n',
-        key=('<｜DSML｜parameter name="', '>', '</｜DSML｜parameter>\n'),
-        close='</｜DSML｜invoke>',
-        between='\n',
-        typed=True,
-    ),
+    _dsml('deepseek_v4', 'tool_calls'),
+    _dsml('deepseek_v3_2', 'function_calls'),
     Format(
         'deepseek_v3',
         'named',

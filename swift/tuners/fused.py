@@ -2,8 +2,8 @@
 
 Layers that are called one after the other with the same input (q, k and v; gate and up) are one group: the first call
 computes all of them, the others take their share. Which they are is seen by running a few tokens. A layer that the
-kernel does not cover (DoRA, trained biases, a dtype of its own, 8-bit weights) runs as peft wrote it; so does any layer
-while adapters are switched off or merged.
+kernel does not cover (DoRA, trained biases, a dtype of its own, 8-bit weights) runs as peft wrote it, and so does any
+layer while adapters are merged. While they are switched off and no gradient is asked for, W x is one ``product``.
 """
 
 from __future__ import annotations

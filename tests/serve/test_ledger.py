@@ -12,17 +12,9 @@ import pytest
 from swift.core.errors import DiskError
 from swift.serve.errors import ApiError
 from swift.serve.ledger import Allowance, Ledger
+from tests.serve.clock import DAY, NOON, Clock
 
-DAY = 86_400
-NOON = 20_000 * DAY + DAY / 2
 ROOT = Path(__file__).parents[2]
-
-
-class Clock:
-    now = NOON
-
-    def __call__(self):
-        return self.now
 
 
 def refused(ledger, allowance, key='a'):

@@ -15,13 +15,12 @@ from swift.serve import auth
 from swift.serve.errors import ApiError
 from swift.serve.ledger import Allowance
 from swift.serve.shared_ledger import SharedLedger
+from tests.serve.clock import DAY, Clock
 from tests.serve.running import house, running, until
 
 pytest.importorskip('redis')
 pytestmark = pytest.mark.skipif(shutil.which('redis-server') is None, reason='there is no redis-server')
 
-DAY = 86_400
-NOON = 20_000 * DAY + DAY // 2
 PASSWORD = 'correct-horse'
 
 
@@ -65,13 +64,6 @@ def ledger(server, request):
     made._store.flushall()
     yield made
     made.close()
-
-
-class Clock:
-    now = NOON
-
-    def __call__(self):
-        return self.now
 
 
 def refused(ledger, allowance, key='a'):

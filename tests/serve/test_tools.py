@@ -82,17 +82,6 @@ def test_a_stream_gives_the_same_piece_by_piece(echo):
     assert chunks[-1].finish_reason == 'tool_calls'
 
 
-def test_parallel_calls_can_be_declined(echo):
-    answer = echo.chat.completions.create(model='fake', messages=user(SAID), tools=TOOLS, parallel_tool_calls=False)
-    assert [call.function.name for call in answer.choices[0].message.tool_calls] == ['get_weather']
-
-
-@pytest.mark.parametrize('how', [{}, {'tools': TOOLS, 'tool_choice': 'none'}])
-def test_without_tools_nothing_is_taken_for_a_call(echo, how):
-    [choice] = echo.chat.completions.create(model='fake', messages=user(CALL), **how).choices
-    assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (CALL, None, 'stop')
-
-
 def test_a_forced_call_and_a_form_exclude_each_other(echo):
     with pytest.raises(openai.BadRequestError) as caught:
         echo.chat.completions.create(
