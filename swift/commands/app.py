@@ -56,8 +56,9 @@ def opened(cfg: AppConfig) -> Iterator[tuple[Server, socket.socket]]:
         return
     installed.check()
     from swift.serve.door import Door
+    from swift.serve.place import bind
     from swift.serve.relay import Relay, passing
-    from swift.serve.server import Server, bind
+    from swift.serve.server import Server
 
     place = replace(deploy.place(cfg), log_interval=0)  # there is no engine to tell of
     relay = Relay(cfg.app.base_url, cfg.serve.api_key)

@@ -22,6 +22,7 @@ from swift.core.errors import ConfigError
 from swift.core.log import get_logger, say
 from swift.models.args import split_adapter
 from swift.serve import installed
+from swift.serve.place import Place, bind
 
 if TYPE_CHECKING:
     from swift.engines.api import ChatEngine
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from swift.serve.house import House
     from swift.serve.ledger import Ledger
     from swift.serve.pooled import Outline
-    from swift.serve.server import Place, Server
+    from swift.serve.server import Server
     from swift.serve.shared_ledger import SharedLedger
 
 ENGINE, READER = 'swift.engines.opening:open_tokens', 'swift.commands.score:open_reader'
@@ -90,16 +91,16 @@ def opened(
         SwiftError: the engine cannot be opened.
     """
     installed.check()
-    from swift.serve import app, routes, server
-
     get_logger().setLevel(cfg.serve.log_level.upper())
     where = place(cfg)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(server.bind(where))
+        listener = stack.enter_context(bind(where))
         keys = _keys(cfg)  # before anything that takes long: mistakes show at once
         rules = _rules(cfg)
         engine = _engine(cfg)
         stack.callback(engine.close)
+        from swift.serve import app, routes, server  # while the engine is being opened
+
         house = _house(cfg, engine, keys, rules)
         stack.callback(house.close)
         engine.wait()
@@ -110,8 +111,6 @@ def opened(
 # ------------------------------------------------------------------------------------------------------------- parts
 def place(cfg: DeployConfig) -> Place:
     """Where to listen, and how to end. Raises ConfigError: a file of TLS is not there."""
-    from swift.serve.server import Place
-
     args = cfg.serve
     for name in ('ssl_certfile', 'ssl_keyfile'):
         path = getattr(args, name)

@@ -10,5 +10,5 @@ shared_ledger.py              the same, in a Redis that replicas share
 page.py       Page            the chat page, before all of it;  relay.py  the same before a server elsewhere
 auth.py audit.py moderation.py metrics.py
 house.py      House           all that a server is made of;  call.py  what is known of a request
-server.py     serve           sockets, signals, the end
+place.py      bind            the address;  server.py  Server  signals, the end
 """

@@ -152,7 +152,7 @@ class House:
             return model
         raise ApiError(
             404,
-            f'there is no model {model!r}{did_you_mean(model, self.models)} Served: {", ".join(self.models)}',
+            f'there is no model {model!r}{did_you_mean(model, self.models) or "."} Served: {", ".join(self.models)}',
             'model_not_found',
             'model',
         )

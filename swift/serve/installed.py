@@ -1,14 +1,15 @@
-"""Whether the libraries of the ``serve`` extra are there: asked once, before anything of this room is imported."""
+"""Whether the libraries of the ``serve`` extra are there: looked up before anything of this room is imported."""
 
 from __future__ import annotations
 
-from swift.core.errors import SwiftError, need
+from importlib.util import find_spec
+
+from swift.core.errors import SwiftError
+
+LIBRARIES = ('fastapi', 'uvicorn')
 
 
 def check() -> None:
-    """Raises SwiftError naming the extra."""
-    try:
-        need('fastapi')
-        need('uvicorn')
-    except SwiftError as error:
-        raise SwiftError("serving needs libraries of its own: pip install 'swift[serve]'") from error
+    """Raises SwiftError naming the extra. Imports nothing, so that the engine can begin to load first."""
+    if missing := [name for name in LIBRARIES if find_spec(name) is None]:
+        raise SwiftError(f"serving needs {' and '.join(missing)}: pip install 'swift[serve]'")

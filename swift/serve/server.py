@@ -12,48 +12,20 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from swift.core.errors import ConfigError, SwiftError
+from swift.core.errors import SwiftError
 from swift.core.log import get_logger
 from swift.serve import connection
 from swift.serve.house import House
+from swift.serve.place import Place
 
 TICK = 0.1
 LAG_TICK = 0.25
 CUT_SECONDS = 2.0  # for errors to reach the clients whose answers are cut off
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the server listens, and how it ends."""
-
-    host: str = '127.0.0.1'
-    port: int = 8000
-    certfile: str | None = None
-    keyfile: str | None = None
-    drain: float = 30.0
-    log_interval: float = 20.0
-
-
-def bind(place: Place) -> socket.socket:
-    """Own the address before anything is loaded. Raises ConfigError: it is in use, or not ours."""
-    family = socket.AF_INET6 if ':' in place.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((place.host, place.port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f'--host {place.host} --port {place.port}: {error.strerror or error}; choose another port'
-        ) from error
-    return listener
 
 
 class Server(uvicorn.Server):

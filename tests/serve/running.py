@@ -22,8 +22,9 @@ from swift.serve.bounds import Bounds
 from swift.serve.gate import Gate
 from swift.serve.house import House
 from swift.serve.ledger import Ledger
+from swift.serve.place import Place, bind
 from swift.serve.routes import ROUTES
-from swift.serve.server import Place, Server, bind
+from swift.serve.server import Server
 
 DEADLINE = 60.0  # seconds that a test waits for anything: the machine may be busy
 CANARY = 'Who are you? 你是谁？'

@@ -13,7 +13,7 @@ import pytest
 from swift.core.errors import ConfigError
 from swift.engines.child import ChildEngine, Recipe
 from swift.engines.fake import FakeEngine
-from swift.serve.server import Place, bind
+from swift.serve.place import Place, bind
 from tests.serve.running import CANARY, running, until
 
 
