@@ -231,7 +231,9 @@ run_tests() { # [--with EXTRA]... [pytest arguments]
     done
     heading 'Tests' '测试'
     local status=0
-    python -m pytest -n "$(nproc 2>/dev/null || echo 2)" --dist loadfile -m "$marks" "$@" || status=$?
+    local workers
+    workers=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2) # nproc counts threads of OpenMP where they are named
+    python -m pytest -n "$workers" --dist loadfile -m "$marks" "$@" || status=$?
     if ((failed)); then printf 'checks: %d passed, %d failed\n' "$passed" "$failed"; fi
     exit $((status ? status : failed ? 1 : 0))
 }
