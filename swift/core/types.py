@@ -341,10 +341,13 @@ class Grammar:
 class Sampling:
     """How to choose tokens. ``temperature`` 0 is greedy; ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 are off.
 
-    ``logprobs`` and ``prompt_logprobs``: None for none; k for those of the tokens themselves and of the k likeliest.
+    ``min_tokens``: before so many neither end tokens nor ``stop`` end the answer. ``logit_bias``: pairs of a token and
+    what is added to its logit. ``logprobs`` and ``prompt_logprobs``: None for none; k for those of the tokens
+    themselves and of the k likeliest.
     """
 
     max_tokens: int = 512
+    min_tokens: int = 0
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -352,6 +355,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     seed: int | None = None

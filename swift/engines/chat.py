@@ -106,6 +106,7 @@ def sampling(config: RequestConfig, defaults: Defaults, *, longest: int, special
     stop = config.stop or []
     return Sampling(
         max_tokens=_first(config.max_tokens, longest),
+        min_tokens=config.min_tokens,
         temperature=_first(config.temperature, defaults.temperature),
         top_k=_first(config.top_k, defaults.top_k),
         top_p=_first(config.top_p, defaults.top_p),
@@ -113,6 +114,7 @@ def sampling(config: RequestConfig, defaults: Defaults, *, longest: int, special
         repetition_penalty=_first(config.repetition_penalty, defaults.repetition_penalty),
         presence_penalty=config.presence_penalty,
         frequency_penalty=config.frequency_penalty,
+        logit_bias=tuple(sorted((config.logit_bias or {}).items())),
         stop=tuple(word for word in stop if word not in special),
         stop_ids=(
             *(special[word] for word in stop if word in special),

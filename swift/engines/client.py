@@ -213,7 +213,10 @@ class Choice:
         self.open = True
         self._index = index
         self._stop_ids = frozenset(request.sampling.stop_ids)
-        self._text, self._stops = Detokenizer(decode), StopFinder(request.sampling.stop)
+        self._text, self._stops = (
+            Detokenizer(decode),
+            StopFinder(request.sampling.stop, after=request.sampling.min_tokens),
+        )
 
     def accept(self, delta: Delta) -> Piece | None:
         """The piece that new tokens make; None when there is nothing to tell, or the answer had ended."""

@@ -73,6 +73,10 @@ def _vllm_body(request: Request, model: str) -> Json:
     }
     optional = {'seed': sampling.seed, 'logprobs': sampling.logprobs, 'prompt_logprobs': sampling.prompt_logprobs}
     body |= {name: value for name, value in optional.items() if value is not None}
+    if sampling.min_tokens:
+        body['min_tokens'] = sampling.min_tokens
+    if sampling.logit_bias:
+        body['logit_bias'] = dict(sampling.logit_bias)
     if sampling.grammar is not None:
         body['structured_outputs'] = _vllm_grammar(sampling.grammar)
     return body
@@ -142,6 +146,10 @@ def _sglang_body(request: Request, model: str) -> Json:
     }
     if sampling.seed is not None:
         how['sampling_seed'] = sampling.seed
+    if sampling.min_tokens:
+        how['min_new_tokens'] = sampling.min_tokens
+    if sampling.logit_bias:
+        how['logit_bias'] = dict(sampling.logit_bias)
     if sampling.grammar is not None:
         how |= _sglang_grammar(sampling.grammar)
     body: Json = {'rid': request.id, 'input_ids': list(request.prompt_ids), 'sampling_params': how, 'stream': True}
@@ -207,7 +215,10 @@ def _lmdeploy_read(event: Json, request: Request, seen: Mapping[int, int]) -> It
     yield Delta(0, tuple(event['output_ids'] or ()), logprobs, (facts.get('finish_reason') or {}).get('type'))
 
 
-NOTHING = {'presence_penalty': (0.0,), 'frequency_penalty': (0.0,), 'prompt_logprobs': (None,), 'grammar': (None,)}
+NOTHING = {
+    'presence_penalty': (0.0,), 'frequency_penalty': (0.0,), 'min_tokens': (0,), 'logit_bias': ((),),
+    'prompt_logprobs': (None,), 'grammar': (None,),
+}  # fmt: skip
 DIALECTS = {
     dialect.name: dialect
     for dialect in (

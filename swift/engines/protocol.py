@@ -60,6 +60,10 @@ class RequestConfig:
     best_of: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    min_tokens: int = 0
+    """Neither end tokens nor ``stop`` end the answer before it has so many."""
+    logit_bias: dict[int, float] | None = None
+    """What is added to the logits of tokens."""
     length_penalty: float = 1.0
     return_details: bool = False
     """Return the token ids of prompt and answer as well."""

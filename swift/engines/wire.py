@@ -59,6 +59,7 @@ def request_in(value: dict[str, Any]) -> Request:
     said = dict(value['sampling'])
     for name in ('stop', 'stop_ids'):
         said[name] = tuple(said[name])
+    said['logit_bias'] = tuple((id, value) for id, value in said['logit_bias'])
     if said['grammar'] is not None:
         said['grammar'] = Grammar(**said['grammar'])
     return Request(**{**value, 'prompt_ids': tuple(value['prompt_ids']), 'sampling': Sampling(**said)})

@@ -47,6 +47,7 @@ ANSWERS = 16
 STOPS, STOP_LENGTH = 16, 256
 TOP_LOGPROBS = 20
 TEMPERATURE = 2.0
+BIAS, BIASES = 100.0, 1024
 GRAMMAR_BYTES = 8 << 10
 PROMPTS = 256
 INPUTS = 2048
@@ -58,7 +59,7 @@ TOKENS = 1 << 24
 
 SCHEMA = {
     'messages': MESSAGES, 'tools': TOOLS, 'n': ANSWERS, 'stop': STOPS, 'stop_length': STOP_LENGTH,
-    'top_logprobs': TOP_LOGPROBS, 'temperature': TEMPERATURE, 'grammar_bytes': GRAMMAR_BYTES, 'prompts': PROMPTS,
-    'inputs': INPUTS,
+    'top_logprobs': TOP_LOGPROBS, 'temperature': TEMPERATURE, 'logit_bias': BIASES, 'grammar_bytes': GRAMMAR_BYTES,
+    'prompts': PROMPTS, 'inputs': INPUTS,
 }  # fmt: skip
 """The same by name, for people."""

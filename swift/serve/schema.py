@@ -43,7 +43,10 @@ Stop = Annotated[str, StringConstraints(min_length=1, max_length=bounds.STOP_LEN
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=bounds.GRAMMAR_BYTES)]
 Tokens = Annotated[int, Field(ge=0, le=bounds.TOKENS)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Id = Annotated[str, StringConstraints(pattern=r'^(0|[1-9][0-9]{0,9})$')]
+"""A token's id as a key of JSON."""
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=bounds.TOKENS)]
+Biases = Annotated[dict[Id, Annotated[float, Field(ge=-bounds.BIAS, le=bounds.BIAS)]], Field(max_length=bounds.BIASES)]
 Json = dict[str, Any]
 Metadata = Annotated[dict[Short, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=bounds.METADATA)]
 
@@ -261,8 +264,8 @@ class Generation(Closed):
     spaces_between_special_tokens: bool | None = None
     include_stop_str_in_output: neutral(False) = None
     return_token_ids: neutral(False) = None
-    min_tokens: neutral(0) = None
-    logit_bias: neutral({}) = None
+    min_tokens: Tokens | None = None
+    logit_bias: Biases | None = None
     length_penalty: neutral(1) = None
     use_beam_search: neutral(False) = None
     num_beams: neutral(1) = None

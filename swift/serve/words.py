@@ -33,6 +33,8 @@ def config(asked: Generation, usual: Usual, *, max_tokens: int | None, logprobs:
     return RequestConfig(
         **{name: getattr(asked, name) for name in SAME},
         max_tokens=max_tokens,
+        min_tokens=asked.min_tokens or 0,
+        logit_bias={int(id): value for id, value in (asked.logit_bias or {}).items()},
         stop=[*stop, *usual.stop],
         seed=None if asked.seed is None else asked.seed & SEED,
         n=asked.n or 1,

@@ -59,7 +59,9 @@ def alive(pid):
 
 # ---------------------------------------------------------------------------------------------------------- answers
 def test_values_cross_the_wire_unchanged():
-    sampling = Sampling(stop=('a', 'é'), stop_ids=(1, 2), seed=3, grammar=Grammar('regex', 'a+'), logprobs=2)
+    sampling = Sampling(
+        stop=('a', 'é'), stop_ids=(1, 2), seed=3, grammar=Grammar('regex', 'a+'), logprobs=2, logit_bias=((5, 1.5),)
+    )
     request = Request('x', (1, 2, 3), sampling, 'adapter')
     piece = Piece(1, 'text', (5,), (TokenLogprob(5, -0.25, ((5, -0.25), (6, -1.5))),), 'stop', (TokenLogprob(1, -1.0),))
     sent = wire.frame(['begin', wire.request_out(request)]) + wire.frame(['pieces', [['x', wire.item_out(piece)]]])

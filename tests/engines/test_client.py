@@ -66,6 +66,7 @@ SAMPLINGS = {
     'drawn': replace(GREEDY, temperature=1.0, top_k=20, top_p=0.9, seed=7),
     'several': replace(GREEDY, temperature=1.0, seed=3, n=3),
     'logprobs': replace(GREEDY, logprobs=2),
+    'steered': replace(GREEDY, min_tokens=5, logit_bias=((2, 50.0), (7, -1.5))),
     'stop string': replace(GREEDY, max_tokens=40, stop=('小', 'qu')),
 }
 
@@ -87,7 +88,7 @@ def test_lmdeploy_answers_the_same_and_has_several_choices_by_asking_several_tim
     assert twice == {0: wanted[0], 1: wanted[0]}
 
 
-@pytest.mark.parametrize('field', ['grammar', 'presence_penalty', 'prompt_logprobs'])
+@pytest.mark.parametrize('field', ['grammar', 'presence_penalty', 'prompt_logprobs', 'min_tokens'])
 def test_what_a_server_would_ignore_is_refused(remote, field):
     value = Grammar('regex', 'a') if field == 'grammar' else 1
     with pytest.raises(RequestError, match=f'{field}.*LMDeploy cannot do it') as raised:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,7 +52,9 @@ def traffic(seed: int, count: int) -> list[tuple[Request, int | None]]:
             repetition_penalty=draw.choice((1.0, 1.0, 1.3)),
             seed=i,
             n=draw.choice((1, 1, 1, 3)),
+            logit_bias=draw.choice(((), (), ((7, 3.0), (draw.randrange(5, 399), -2.0)))),
         )
+        sampling = replace(sampling, min_tokens=draw.choice((0, 0, sampling.max_tokens // 2)))
         made.append((Request(f'{i}', tuple(prompt), sampling), draw.choice((None, None, None, 0, 3))))
     return made
 
@@ -73,8 +76,9 @@ def play(model, seed: int, *, count: int = 24, **limits) -> None:
         for client in alone:
             client.run()
     for client in alone:
-        if client.request.sampling.temperature == 0 and client.request.sampling.repetition_penalty == 1:
-            wanted = reference(model, client.request.prompt_ids, client.request.sampling.max_tokens)
+        s = client.request.sampling
+        if s.temperature == 0 and s.repetition_penalty == 1 and not s.logit_bias:
+            wanted = reference(model, client.request.prompt_ids, s.max_tokens, min_new_tokens=s.min_tokens)
             assert all(ids == wanted for ids in client.ids.values())
     draw = random.Random(seed)
     with engine(model, max_model_len=256, stop_ids=(2,), max_batch_size=draw.choice((3, 8)), **limits) as native:

@@ -11,7 +11,7 @@ from swift.core.types import Request, Sampling
 from swift.engines.native import sample
 from swift.engines.native.sample import Draw, choose
 from tests import tiny
-from tests.engines.plain import ask, engine, prompts
+from tests.engines.plain import ask, engine, prompts, reference
 
 V = 40
 DRAWS = 20_000
@@ -75,12 +75,37 @@ def test_draws_follow_the_reference_distribution(name):
 
 
 def test_the_nucleus_is_right_when_it_is_wider_than_the_first_look(monkeypatch):
-    monkeypatch.setattr(sample, 'NUCLEUS', 3)
+    monkeypatch.setattr(sample, 'BLOCK', 3)
+    monkeypatch.setattr(sample, 'BLOCKS', 1)
     p = distribution(LOGITS, SETTINGS['top_p'])
     counts = draw(SETTINGS['top_p'])
     assert (p > 0).sum() > 3
     assert counts[p == 0].sum() == 0
     assert chi_square(counts, p) < 4
+
+
+@pytest.mark.parametrize('spread', [0.1, 1.5, 4.0])  # from a nucleus of nearly everything to one of a few tokens
+def test_the_first_look_keeps_what_sorting_everything_keeps(spread):
+    chance = np.random.default_rng(5)
+    scores = torch.from_numpy(chance.normal(0, spread, (64, 5000)).astype(np.float32))
+    scores[::4] = scores[::4].round(decimals=1)  # many ties
+    scores[1::4, ::3] = float('-inf')  # a grammar
+    settings = [
+        Sampling(
+            temperature=1.0,
+            top_p=float(chance.choice([1.0, 0.3, 0.9, 0.999])),
+            top_k=int(chance.choice([0, 1, 100, 9999])),
+        )
+        for _ in scores
+    ]
+    rows = [i for i, s in enumerate(settings) if s.top_p < 1 or s.top_k]
+    some, limited = scores[rows], [settings[i] for i in rows]
+    plain = sample._Nuclei.of(some, limited).least(sample._descending(some))
+    least = sample.least_kept(scores, [Draw(s) for s in settings])
+    assert torch.equal(least[rows], plain)
+    for row, s, lowest in zip(scores, settings, least, strict=True):
+        kept = distribution(row.numpy(), s) > 0
+        assert abs(int((row >= lowest).sum()) - int(kept.sum())) <= (row == lowest).sum()  # which tie goes is open
 
 
 def test_rows_with_different_settings_do_not_touch_each_other():
@@ -165,6 +190,47 @@ def test_penalties_of_one_row_leave_the_others_alone():
     out = sample.penalise(logits, rows)
     assert torch.equal(out[0], logits[0])
     assert not torch.equal(out[1], logits[1])
+
+
+def test_a_bias_is_added_to_the_logits_of_its_tokens_before_penalties():
+    settings = [Sampling(logit_bias=((3, 2.5), (9, -100.0))), Sampling(), Sampling(logit_bias=((0, 1.0),))]
+    logits = torch.from_numpy(LOGITS).expand(3, V)
+    wanted = np.stack([LOGITS] * 3)
+    wanted[0, 3] += 2.5
+    wanted[0, 9] -= 100
+    wanted[2, 0] += 1
+    np.testing.assert_array_equal(sample.add_bias(logits, [Draw(s) for s in settings]).numpy(), wanted)
+    assert torch.equal(logits[0], torch.from_numpy(LOGITS))
+    biased = Sampling(temperature=0.7, logit_bias=((3, 2.5), (9, -100.0)))
+    assert chi_square(draw(biased), distribution(wanted[0], biased)) < 4
+
+
+def test_end_tokens_are_never_drawn_before_min_tokens_and_as_likely_as_ever_after():
+    settings = Sampling(temperature=1.0, min_tokens=2)
+    row = Draw.start(settings, 0, [], V, torch.device('cpu'), ends=(int(LOGITS.argmax()), 7, V + 5))
+    logits, generator = torch.from_numpy(LOGITS).expand(1000, V), torch.Generator().manual_seed(3)
+    for _ in range(2):
+        drawn, _ = choose(logits, [row] * 1000, generator)
+        assert not {int(LOGITS.argmax()), 7} & set(drawn)
+        row.note(5)
+    counts = np.bincount(choose(logits, [row] * 1000, generator)[0], minlength=V)
+    assert chi_square(counts, distribution(LOGITS, settings)) < 4
+
+
+def test_a_least_length_and_a_bias_answer_as_transformers_does():
+    model, prompt = tiny.model('llama'), prompts()[1]
+    with engine(model) as native:
+        free = ask(native, [prompt], Sampling(max_tokens=12))[0]
+        early = {'max_tokens': 12, 'stop_ids': (free[1],)}
+        assert ask(native, [prompt], Sampling(**early))[0] == free[:2]
+        bias = ((free[0], -8.0), (7, 1.0))
+        for settings, options in (
+            ({'min_tokens': 8}, {'min_new_tokens': 8}),
+            ({'logit_bias': bias}, {'sequence_bias': {(id,): value for id, value in bias}}),
+        ):
+            answer = ask(native, [prompt], Sampling(**early, **settings))[0]
+            assert answer == reference(model, prompt, 12, eos_token_id=[free[1], 2], **options)
+            assert answer[:2] != free[:2]
 
 
 def test_logprobs_are_the_models_own_whatever_the_temperature():

@@ -104,3 +104,13 @@ def test_however_the_text_is_cut_the_earliest_stop_string_ends_it(text, stops, s
     else:
         assert text.startswith(shown)
         assert any(text.startswith(stop, len(shown)) for stop in stops)
+
+
+def test_stop_strings_count_only_after_the_least_length():
+    finder = StopFinder(['ab', 'c'], after=2)
+    assert [finder.push(piece) for piece in ('ca', 'b', 'b', 'xc')] == [
+        ('ca', False),
+        ('b', False),
+        ('b', False),
+        ('x', True),
+    ]

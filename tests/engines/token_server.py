@@ -107,6 +107,10 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+def biases(body: dict) -> tuple[tuple[int, float], ...]:
+    return tuple((int(id), value) for id, value in body.get('logit_bias', {}).items())
+
+
 class VLLM:
     @staticmethod
     def request(body: dict) -> Request:
@@ -115,7 +119,8 @@ class VLLM:
         sampling = Sampling(
             max_tokens=body['max_tokens'], stop=tuple(body['stop']), stop_ids=tuple(body['stop_token_ids']),
             seed=body.get('seed'), logprobs=body.get('logprobs'), prompt_logprobs=body.get('prompt_logprobs'),
-            grammar=grammar, **{name: body[name] for name in COMMON},
+            grammar=grammar, min_tokens=body.get('min_tokens', 0), logit_bias=biases(body),
+            **{name: body[name] for name in COMMON},
         )  # fmt: skip
         return Request(body['request_id'], tuple(body['prompt']), sampling)
 
@@ -162,7 +167,8 @@ class SGLANG:
         values = {name: how[name] for name in COMMON} | {'top_k': max(0, how['top_k'])}
         sampling = Sampling(
             max_tokens=how['max_new_tokens'], stop=tuple(how['stop']), stop_ids=tuple(how['stop_token_ids']),
-            seed=how.get('sampling_seed'), logprobs=top, **values,
+            seed=how.get('sampling_seed'), logprobs=top, min_tokens=how.get('min_new_tokens', 0),
+            logit_bias=biases(how), **values,
         )  # fmt: skip
         return Request(body['rid'], tuple(body['input_ids']), sampling)
 

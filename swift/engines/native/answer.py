@@ -106,15 +106,16 @@ def open_ticket(
 ) -> Ticket:
     """A request with its ``n`` answers before their first token."""
     ticket, sampling = Ticket(request, deliver), request.sampling
+    ends = stop_ids | frozenset(sampling.stop_ids)
     ticket.answers = [
         Answer(
             ticket,
             index,
-            Draw.start(sampling, index, request.prompt_ids, vocabulary, device),
+            Draw.start(sampling, index, request.prompt_ids, vocabulary, device, ends=ends),
             Detokenizer(decode),
-            StopFinder(sampling.stop),
+            StopFinder(sampling.stop, after=sampling.min_tokens),
             limit=min(sampling.max_tokens, max_model_len - len(request.prompt_ids)),
-            stop_ids=stop_ids | frozenset(sampling.stop_ids),
+            stop_ids=ends,
         )
         for index in range(sampling.n)
     ]

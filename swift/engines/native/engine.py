@@ -149,6 +149,7 @@ def _stop_quietly(worker: Worker) -> None:
 # ------------------------------------------------------------------------------------------------------ validation
 RANGES: dict[str, tuple[Callable[[Sampling], bool], str]] = {
     'max_tokens': (lambda s: s.max_tokens >= 1, 'at least 1'),
+    'min_tokens': (lambda s: 0 <= s.min_tokens <= s.max_tokens, '0 to max_tokens'),
     'temperature': (lambda s: 0 <= s.temperature < math.inf, '0 (greedy) or more'),
     'top_k': (lambda s: s.top_k >= -1, '1 or more; 0 or -1 for all'),
     'top_p': (lambda s: 0 < s.top_p <= 1, 'above 0, at most 1'),
@@ -156,6 +157,7 @@ RANGES: dict[str, tuple[Callable[[Sampling], bool], str]] = {
     'repetition_penalty': (lambda s: 0 < s.repetition_penalty < math.inf, 'above 0'),
     'presence_penalty': (lambda s: math.isfinite(s.presence_penalty), 'a finite number'),
     'frequency_penalty': (lambda s: math.isfinite(s.frequency_penalty), 'a finite number'),
+    'logit_bias': (lambda s: all(math.isfinite(value) for _, value in s.logit_bias), 'finite numbers by token'),
     'seed': (lambda s: s.seed is None or 0 <= s.seed < 2**63, '0 or more, below 2**63'),
     'logprobs': (lambda s: s.logprobs is None or s.logprobs >= 0, '0 or more'),
     'n': (lambda s: s.n >= 1, 'at least 1'),
@@ -176,8 +178,11 @@ def check(request: Request, scheduler: Scheduler) -> None:
             'Shorten it, or raise --max_model_len if the model allows',
             param='prompt',
         )
-    if not 0 <= min(ids) <= max(ids) < scheduler.runner.vocabulary:
-        raise RequestError(f'the prompt has token ids outside 0 to {scheduler.runner.vocabulary - 1}', param='prompt')
+    vocabulary = scheduler.runner.vocabulary
+    if not 0 <= min(ids) <= max(ids) < vocabulary:
+        raise RequestError(f'the prompt has token ids outside 0 to {vocabulary - 1}', param='prompt')
+    if not all(0 <= id < vocabulary for id, _ in request.sampling.logit_bias):
+        raise RequestError(f'logit_bias has token ids outside 0 to {vocabulary - 1}', param='logit_bias')
     known = scheduler.runner.adapters
     if request.adapter is not None and request.adapter not in known:
         raise RequestError(

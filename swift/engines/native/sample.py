@@ -1,6 +1,6 @@
 """Logits become tokens: one vectorised pass over a batch whose rows have their own parameters.
 
-    logits -> penalties -> grammar -> / temperature -> top-k, top-p, min-p -> argmax of logits + Gumbel noise
+    logits -> bias, penalties -> grammar -> / temperature -> top-k, top-p, min-p -> argmax of logits + Gumbel noise
 
 The noise of a row comes from the row's own generator when it has a seed. So an answer depends on its seed alone, not
 on the batch it was drawn in (up to the rounding of logits, which kernels may do differently for other batch sizes).
@@ -10,7 +10,7 @@ Shapes: ``B`` rows, ``V`` vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ from torch import Tensor
 from swift.core.types import Sampling, TokenLogprob
 from swift.engines.grammar import Constraint, allow_only
 
-NUCLEUS = 1024  # tokens that nearly always hold the nucleus of top-p; if not, the whole vocabulary is sorted
+BLOCK, BLOCKS = 32, 64  # the tokens of so many blocks nearly always hold the nucleus of top-p; if not, all are sorted
+PUT_OFF = -1e30  # makes an end token hopeless, but not forbidden: a grammar may leave nothing else
 FAINTEST = 2.0**-32  # generators that draw 0 now and then must not give a hopeless token endless luck
 
 
@@ -33,11 +34,21 @@ class Draw:
     seen: Tensor | None = None  # bool [V]: tokens of prompt and answer
     counts: Tensor | None = None  # int32 [V]: how often the answer has each token
     constraint: Constraint | None = None  # which tokens its grammar allows
+    ends: tuple[int, ...] = ()  # tokens that are put off
+    early: int = 0  # for so many tokens
 
     @classmethod
-    def start(cls, sampling: Sampling, index: int, prompt_ids: Sequence[int], vocabulary: int, device: torch.device):
-        """The state of choice ``index`` of a request before its first token."""
-        draw = cls(sampling)
+    def start(
+        cls,
+        sampling: Sampling,
+        index: int,
+        prompt_ids: Sequence[int],
+        vocabulary: int,
+        device: torch.device,
+        ends: Collection[int] = (),
+    ) -> Draw:
+        """The state of choice ``index`` of a request before its first token; ``ends`` are the tokens that end it."""
+        draw = cls(sampling, ends=tuple(id for id in ends if id < vocabulary), early=sampling.min_tokens)
         if sampling.temperature > 0 and sampling.seed is not None:
             draw.generator = _generator(choice_seed(sampling.seed, index), device)
         if draw.penalised:
@@ -54,6 +65,7 @@ class Draw:
 
     def note(self, token: int) -> None:
         """Remember a token of the answer. Raises RequestError when its grammar cannot go on."""
+        self.early = max(0, self.early - 1)
         if self.constraint is not None:
             self.constraint.accept(token)
         if self.counts is not None and self.seen is not None:
@@ -86,18 +98,48 @@ def choose(
         generator: source of noise for rows without a seed.
     """
     logits = logits.float()
-    scores = allow_only(penalise(logits, draws), [draw.constraint for draw in draws])
-    temperature = _column([draw.sampling.temperature for draw in draws], scores)
-    drawn = (temperature > 0).squeeze(1).nonzero().squeeze(1)
-    if len(drawn):
-        chosen = [draws[i] for i in drawn.tolist()]
-        warm = keep_likely(scores[drawn] / temperature[drawn], chosen)
-        if len(drawn) == len(draws):
-            scores = warm + gumbel(warm, chosen, generator)
-        else:
-            scores = scores.index_copy(0, drawn, warm + gumbel(warm, chosen, generator))
-    tokens = scores.argmax(-1)
+    scores = put_off_ends(penalise(add_bias(logits, draws), draws), draws)
+    scores = allow_only(scores, [draw.constraint for draw in draws])
+    rows = [i for i, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    if len(rows) == len(draws):
+        tokens = _draw(scores, draws, generator)
+    else:
+        tokens = scores.argmax(-1)
+        if rows:
+            tokens[rows] = _draw(scores[rows], [draws[i] for i in rows], generator)
     return tokens.tolist(), logprobs(logits, tokens, draws)
+
+
+def _draw(scores: Tensor, draws: Sequence[Draw], generator: torch.Generator | None) -> Tensor:
+    """A token [B] out of those that the filters of each row leave. Only these need the logarithm of their noise."""
+    scores = scores / _column([draw.sampling.temperature for draw in draws], scores)
+    least = least_kept(scores, draws)
+    noise = exponential(scores, draws, generator)
+    if least is None:
+        return torch.sub(scores, noise.clamp_(min=FAINTEST).log_(), out=noise).argmax(-1)
+    kept = (scores >= least).view(-1).nonzero().squeeze(1)
+    luck = noise.view(-1)[kept].clamp_(min=FAINTEST).log_()
+    noise.fill_(float('-inf')).view(-1)[kept] = scores.view(-1)[kept] - luck
+    return noise.argmax(-1)
+
+
+def add_bias(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """l + logit_bias."""
+    return _add(logits, [(i, id, value) for i, draw in enumerate(draws) for id, value in draw.sampling.logit_bias])
+
+
+def put_off_ends(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Logits [B, V] with hopeless end tokens in the rows that have not yet ``min_tokens``."""
+    return _add(logits, [(i, id, PUT_OFF) for i, draw in enumerate(draws) if draw.early for id in draw.ends])
+
+
+def _add(logits: Tensor, what: Sequence[tuple[int, int, float]]) -> Tensor:
+    """Add numbers, each at its (row, token, number)."""
+    if not what:
+        return logits
+    rows, ids, values = zip(*what, strict=True)
+    where = tuple(torch.tensor(each, device=logits.device) for each in (rows, ids))
+    return logits.index_put(where, torch.tensor(values, device=logits.device), accumulate=True)
 
 
 def penalise(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
@@ -119,43 +161,87 @@ def penalise(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     return logits.index_copy(0, torch.tensor(rows, device=logits.device), part)
 
 
-def keep_likely(scores: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """``scores`` [B, V] with -inf where top-k, top-p (arXiv 1904.09751) or min-p (arXiv 2407.01082) leave a token out.
+def least_kept(scores: Tensor, draws: Sequence[Draw]) -> Tensor | None:
+    """The lowest score [B, 1] that top-k, top-p (arXiv 1904.09751) and min-p (arXiv 2407.01082) keep; None: any.
 
     Tokens as likely as the last one kept are kept too: which of them goes must not depend on how a sort breaks ties.
     """
     settings = [draw.sampling for draw in draws]
     if all(s.top_k <= 0 and s.top_p >= 1 and s.min_p <= 0 for s in settings):
-        return scores
+        return None
     least = scores.amax(-1, keepdim=True) + _column([s.min_p for s in settings], scores).log()
-    if any(s.top_k > 0 or s.top_p < 1 for s in settings):
-        least = torch.maximum(least, _least_of_nucleus(scores, settings))
-    return scores.masked_fill(scores < least, float('-inf'))
+    if rows := [i for i, s in enumerate(settings) if s.top_k > 0 or s.top_p < 1]:
+        some = scores if len(rows) == len(scores) else scores[rows]
+        least[rows] = torch.maximum(least[rows], _least_of_nuclei(some, [settings[i] for i in rows]))
+    return least
 
 
-def _least_of_nucleus(scores: Tensor, settings: Sequence[Sampling]) -> Tensor:
-    """The score [B, 1] of the last token that top-k and top-p keep: top-p is a part of what top-k leaves."""
+def _least_of_nuclei(scores: Tensor, settings: Sequence[Sampling]) -> Tensor:
+    """The score [B, 1] of the last token that top-k and top-p keep: top-p is a part of what top-k leaves.
+
+    Sorting the vocabulary is slow, and the likely tokens are few: the blocks with the highest maxima are looked at
+    first. No token above the highest one of the other blocks is missing there.
+    """
     V = scores.shape[-1]
-    top_k = _column([s.top_k if 0 < s.top_k < V else V for s in settings], scores)
-    top_p = _column([s.top_p if s.top_p < 1 else 2 for s in settings], scores)  # 2: sums exceed 1 by rounding
-    widths = (max((s.top_k for s in settings if s.top_k > 0), default=1), NUCLEUS, V)
-    for width in sorted({min(width, V) for width in widths}):
-        top = scores.topk(width).values  # [B, width], descending
-        total = scores.logsumexp(-1, keepdim=True)
-        limited = top_k <= width
-        inside = torch.arange(width, device=scores.device) < top_k
-        total = torch.where(limited, top.masked_fill(~inside, float('-inf')).logsumexp(-1, keepdim=True), total)
-        before = (top - total).exp().cumsum(-1) - (top - total).exp()  # mass of the likelier tokens
-        kept = (inside & (before < top_p)).sum(-1, keepdim=True).clamp(min=1)
-        enough = limited | (kept < width) | (top_p >= 1)
-        if width == V or bool(enough.all()):
-            break
-    least = top.gather(-1, kept - 1)
-    return least.masked_fill((top_k >= V) & (top_p >= 1), float('-inf'))
+    nuclei = _Nuclei.of(scores, settings)
+    padded = torch.nn.functional.pad(scores, (0, -V % BLOCK), value=float('-inf')) if V % BLOCK else scores
+    blocks = padded.view(len(scores), -1, BLOCK)
+    count = max(BLOCKS, *(s.top_k for s in settings))
+    if count >= blocks.shape[1]:
+        return nuclei.least(_descending(scores))
+    highest, first = blocks.amax(-1).topk(count + 1)
+    some = blocks.gather(1, first[:, :count, None].expand(-1, -1, BLOCK)).flatten(1)
+    least = nuclei.least(_descending(some))
+    doubtful = (least < highest[:, count:]).squeeze(1).nonzero().squeeze(1)
+    if len(doubtful):
+        least[doubtful] = nuclei.rows(doubtful).least(_descending(scores[doubtful]))
+    return least
 
 
-def gumbel(scores: Tensor, draws: Sequence[Draw], generator: torch.Generator | None) -> Tensor:
-    """Noise [B, V] whose addition makes the argmax a draw from softmax(scores): -log of exponential numbers."""
+@dataclass(frozen=True, slots=True)
+class _Nuclei:
+    """What each row keeps: [B, 1] numbers. Likelihoods are relative to the row's most likely token, in float64."""
+
+    top_k: Tensor  # V: no limit
+    top_p: Tensor  # inf: no limit
+    highest: Tensor  # score
+    mass: Tensor  # likelihood of the whole row
+
+    @classmethod
+    def of(cls, scores: Tensor, settings: Sequence[Sampling]) -> _Nuclei:
+        """Of the settings of the rows of ``scores``."""
+        V = scores.shape[-1]
+        highest = scores.amax(-1, keepdim=True)
+        return cls(
+            _column([s.top_k if 0 < s.top_k < V else V for s in settings], scores).long(),
+            _column([s.top_p if s.top_p < 1 else float('inf') for s in settings], scores).double(),
+            highest,
+            (scores.logsumexp(-1, keepdim=True) - highest).double().exp(),
+        )
+
+    def rows(self, which: Tensor) -> _Nuclei:
+        """Those of some rows."""
+        return _Nuclei(self.top_k[which], self.top_p[which], self.highest[which], self.mass[which])
+
+    def least(self, top: Tensor) -> Tensor:
+        """The score [B, 1] of the last token kept, out of the highest scores of each row, in descending order."""
+        width = top.shape[-1]
+        mass = (top - self.highest).double().exp().cumsum(-1)  # of each token and the likelier ones
+        limited = self.top_k <= width
+        whole = torch.where(limited, mass.gather(-1, self.top_k.clamp(max=width) - 1), self.mass)
+        before = (mass < self.top_p * whole).sum(-1, keepdim=True)
+        return top.gather(-1, torch.minimum(before, self.top_k - 1).clamp(max=width - 1))
+
+
+def _descending(scores: Tensor) -> Tensor:
+    """Sorted rows. On the CPU numpy sorts ten times as fast as torch."""
+    if scores.device.type == 'cpu':
+        return torch.from_numpy(np.sort(scores.numpy(), axis=-1)).flip(-1)
+    return scores.sort(-1, descending=True).values
+
+
+def exponential(scores: Tensor, draws: Sequence[Draw], generator: torch.Generator | None) -> Tensor:
+    """Exponential numbers e [B, V]: the argmax of scores - log e is a draw from softmax(scores)."""
     noise = torch.empty_like(scores, memory_format=torch.contiguous_format)
     common = None
     if any(draw.generator is None for draw in draws):
@@ -167,7 +253,7 @@ def gumbel(scores: Tensor, draws: Sequence[Draw], generator: torch.Generator | N
             source.standard_exponential(dtype=np.float32, out=row.numpy())
         else:
             row.exponential_(generator=source)
-    return noise.clamp_(min=FAINTEST).log_().neg_()
+    return noise
 
 
 def logprobs(logits: Tensor, tokens: Tensor, draws: Sequence[Draw]) -> list[TokenLogprob | None]:

@@ -49,15 +49,23 @@ class Detokenizer:
 
 
 class StopFinder:
-    """Finds the first of several strings in a text that comes in pieces."""
+    """Finds the first of several strings in a text that comes in pieces, token by token.
 
-    def __init__(self, stops: Sequence[str]):
+    Args:
+        after: Tokens at the beginning in whose text nothing is looked for.
+    """
+
+    def __init__(self, stops: Sequence[str], *, after: int = 0):
         self._stops = tuple(stop for stop in stops if stop)
+        self._passed_over = after
         self._held = ''
 
     def push(self, piece: str) -> tuple[str, bool]:
         """Text that can be shown, and whether a stop string was found; text from the stop string on is dropped."""
         if not self._stops:
+            return piece, False
+        if self._passed_over:
+            self._passed_over -= 1
             return piece, False
         text = self._held + piece
         found = [start for stop in self._stops if (start := text.find(stop)) >= 0]
