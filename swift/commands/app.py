@@ -5,7 +5,6 @@ the engine and the server of swift deploy, or what passes requests on to --base_
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import webbrowser
@@ -43,7 +42,7 @@ def main(cfg: AppConfig) -> int:
     """Open what answers, and serve the page before it."""
     with opened(cfg) as (server, listener):
         _greet(cfg, listener)
-        asyncio.run(server.run_on(listener))
+        deploy.serve(server, listener)
     return 0
 
 

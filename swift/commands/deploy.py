@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import threading
@@ -22,7 +23,7 @@ from swift.core.errors import ConfigError
 from swift.core.log import get_logger, say
 from swift.models.args import split_adapter
 from swift.serve import installed
-from swift.serve.place import Place, bind
+from swift.serve.place import Place, bind, check_tls
 
 if TYPE_CHECKING:
     from swift.engines.api import ChatEngine
@@ -53,9 +54,15 @@ def deploy_main(args: Any = None) -> int:
 def main(cfg: DeployConfig) -> int:
     """Open the engine and serve it."""
     with opened(cfg) as (server, listener):
-        asyncio.run(server.run_on(listener))
+        serve(server, listener)
     get_logger().info('ended')
     return 0
+
+
+def serve(server: Server, listener: socket.socket) -> None:
+    """Serve until a signal, in a process that does nothing else."""
+    gc.freeze()  # the objects of libraries stay: looking at them takes seconds at the end, and pauses on the way
+    asyncio.run(server.run_on(listener))
 
 
 @contextlib.contextmanager
@@ -110,13 +117,15 @@ def opened(
 
 # ------------------------------------------------------------------------------------------------------------- parts
 def place(cfg: DeployConfig) -> Place:
-    """Where to listen, and how to end. Raises ConfigError: a file of TLS is not there."""
+    """Where to listen, and how to end. Raises ConfigError: the files of TLS cannot be used."""
     args = cfg.serve
     for name in ('ssl_certfile', 'ssl_keyfile'):
         path = getattr(args, name)
         if path is not None and not Path(path).is_file():
             raise ConfigError(f'--{name} {path}: there is no such file')
-    return Place(args.host, args.port, args.ssl_certfile, args.ssl_keyfile, args.drain, args.log_interval)
+    made = Place(args.host, args.port, args.ssl_certfile, args.ssl_keyfile, args.drain, args.log_interval)
+    check_tls(made)
+    return made
 
 
 def _keys(cfg: DeployConfig) -> Keys:

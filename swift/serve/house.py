@@ -167,6 +167,16 @@ class House:
             return self.broken
         return None if self.engine_ready else 'the engine is being started or does not answer'
 
+    async def health(self) -> str | None:
+        """As ``ready``, having asked the ledger as well."""
+        if self.ready:
+            return self.ready
+        try:
+            await self.book(self.ledger.check)
+        except ApiError as error:
+            return error.message
+        return None
+
     @property
     def engine_ready(self) -> bool:
         """Whether the engine finished a step lately."""
@@ -215,11 +225,11 @@ class House:
             with contextlib.suppress(SwiftError):
                 self.chat.engine.abort(id)
 
-    def metrics(self) -> list[Counter | Gauge | Histogram]:
+    async def metrics(self) -> list[Counter | Gauge | Histogram]:
         """All numbers, with what the engine says of itself."""
-        stats = self.chat.engine.stats()
+        stats, ready = self.chat.engine.stats(), await self.health() is None
         gauges = [
-            Gauge('swift_ready', '1 where requests are answered.', lambda: float(self.ready is None)),
+            Gauge('swift_ready', '1 where requests are answered.', lambda: float(ready)),
             Gauge('swift_requests_open', 'Requests under way.', lambda: float(len(self.open))),
             Gauge('swift_queue_waiting', 'Requests that wait for the engine.', lambda: float(self.gate.waiting)),
             Gauge('swift_queue_running', 'Answers that the engine was given.', lambda: float(self.gate.running)),

@@ -35,7 +35,7 @@ async def live(house: House, call: Call) -> Response:
 
 async def ready(house: House, call: Call) -> Response:
     """200 where requests are answered, 503 where not, with the reason."""
-    reason = house.ready
+    reason = await house.health()
     return JSONResponse({'status': reason or 'ready'}, 503 if reason else 200)
 
 
@@ -90,7 +90,7 @@ async def limits(house: House, call: Call) -> Response:
 
 async def numbers(house: House, call: Call) -> Response:
     """Everything that is counted, for Prometheus."""
-    return PlainTextResponse(metrics.text(house.metrics()), media_type='text/plain; version=0.0.4')
+    return PlainTextResponse(metrics.text(await house.metrics()), media_type='text/plain; version=0.0.4')
 
 
 COMMON = (

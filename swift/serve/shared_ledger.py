@@ -10,10 +10,11 @@ counted twice, never not at all.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from swift.core.errors import ConfigError, need
@@ -104,6 +105,11 @@ class SharedLedger:
         answer = self._run(key)
         return {window: {'requests': answer[2 * i], 'tokens': answer[2 * i + 1]} for i, window in enumerate(SECONDS)}
 
+    def check(self) -> None:
+        """Ask whether Redis answers. Raises ApiError 503."""
+        with self._asking():
+            self._store.ping()
+
     def close(self) -> None:
         """Count what is owed, where that is still possible, and let go of the connection."""
         try:
@@ -127,18 +133,23 @@ class SharedLedger:
 
     def _run(self, key: str, *, requests: int = 0, allowance: Allowance | None = None) -> list[Any]:
         """Run the script, with what is owed. Raises ApiError 503."""
+        with self._asking():
+            answer = self._script(keys=[f'{PREFIX}{key}'], args=self._arguments(requests, self._owed[key], allowance))
+            del self._owed[key]
+            return answer
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """For the block Redis is ours to ask. Raises ApiError 503 when it does not answer, or did not a moment ago."""
         with self._lock:
             if time.monotonic() < self._resting_until:
                 raise _away()
-            owed = self._owed[key]
             try:
-                answer = self._script(keys=[f'{PREFIX}{key}'], args=self._arguments(requests, owed, allowance))
+                yield
             except (self._redis.RedisError, OSError) as error:
                 self._resting_until = time.monotonic() + REST
                 get_logger().error('the quota store does not answer: %s', type(error).__name__)
                 raise _away() from error
-            del self._owed[key]
-            return answer
 
     def _arguments(self, requests: int, tokens: int, allowance: Allowance | None) -> list[Any]:
         found: list[Any] = ['' if self._clock is None else int(self._clock()), requests, tokens]

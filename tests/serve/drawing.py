@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -93,3 +96,38 @@ def spoiled(draw: Any, whole: st.SearchStrategy[Any]) -> Any:
             return made
         where = inner
     return made
+
+
+ODD = [
+    None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, -(2**63), 1e308, -0.0, 0.5, '', ' ', '\0', 'NaN', '\u202e',
+    '你' * 99, '<|im_end|>', '{{ x }}', '../..', [], [[]], [None], {}, {'': {}}, {'$ref': '#'}, [0] * 99,
+]  # fmt: skip
+RAW = [
+    b'NaN', b'Infinity', b'1e999', b'"\\ud800"', b'\xff', b'\0', b'{', b'}', b'[', b']', b',', b'"', b'\\', b'9' * 400,
+]  # fmt: skip
+
+
+def mutated(body: Any, draw: random.Random) -> bytes:
+    """The JSON of a body with one thing changed: a value of it, or bytes of its text. Thousands a second."""
+    if draw.random() < 0.1:
+        return json.dumps(body).encode()
+    if draw.random() < 0.2:
+        text = bytearray(json.dumps(body, ensure_ascii=draw.random() < 0.5).encode())
+        start = draw.randrange(len(text))
+        text[start : start + draw.randrange(4)] = draw.choice(RAW)
+        return bytes(text)
+    made = copy.deepcopy(body)
+    where = made
+    while True:
+        key = draw.choice(sorted(where) if isinstance(where, dict) else range(len(where)))
+        inner = where[key]
+        if not (isinstance(inner, dict | list) and inner) or draw.random() < 0.3:
+            break
+        where = inner
+    if draw.random() < 0.2:
+        del where[key]
+    elif draw.random() < 0.2 and isinstance(where, dict):
+        where[draw.choice(['', 'n', 'stream', 'x', 'type', 'role', 'content'])] = draw.choice(ODD)
+    else:
+        where[key] = draw.choice(ODD)
+    return json.dumps(made).encode()

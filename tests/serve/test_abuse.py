@@ -153,6 +153,14 @@ def test_requests_one_after_the_other_on_one_connection_are_answered_in_order(se
     assert said.count(b'"content":"Hi"') == 3
 
 
+def test_what_is_written_is_sent_at_once(server):
+    connection = server.raw()
+    until(lambda: server.server.server_state.connections)
+    for each in list(server.server.server_state.connections):
+        assert each.transport.get_extra_info('socket').getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    connection.close()
+
+
 def test_more_connections_than_may_be_are_told_to_come_back():
     with running(bounds=small(connections=5, head_seconds=5)) as server:
         held = [server.raw() for _ in range(5)]

@@ -6,6 +6,8 @@ import contextlib
 import http.client
 import json
 import os
+import random
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from swift.engines.fake import FakeEngine
 from swift.serve import schema
 from swift.serve.routes import ROUTES
-from tests.serve.drawing import anything, spoiled, values
+from tests.serve.drawing import anything, mutated, spoiled, values
 from tests.serve.running import running
 
 SHORT, LONG = 100, int(os.environ.get('SWIFT_FUZZ', '5000'))
@@ -85,6 +87,35 @@ def test_requests_drawn_from_the_schema_never_break_the_server(server, connectio
 @pytest.mark.parametrize(('path', 'kind'), KINDS, ids=[kind.__name__ for _, kind in KINDS])
 def test_the_same_for_longer(server, connection, path, kind):
     fuzz(path, kind, LONG, connection)
+
+
+@pytest.mark.parametrize('count', [1000, pytest.param(200_000, marks=pytest.mark.slow)])
+def test_bodies_with_one_thing_changed_never_break_the_server(server, connection, count):
+    draw, seen = random.Random(count), Counter()
+    seeds = {path: _seeds(kind) for path, kind in KINDS}
+    for i in range(count):
+        path = KINDS[i % len(KINDS)][0]
+        data = mutated(draw.choice(seeds[path]), draw)
+        connection.request('POST', path, data, {'content-type': 'application/json'})
+        response = connection.getresponse()
+        said = response.read()
+        seen[response.status] += 1
+        assert response.status in ALLOWED, (data, said)
+    print(dict(seen))
+    assert min(seen[200], seen[400]) > count / 100
+
+
+def _seeds(kind):
+    """A few hundred right bodies."""
+    found = []
+
+    @settings(max_examples=300, deadline=None, suppress_health_check=QUIET, database=None, derandomize=True)
+    @given(drawn(kind))
+    def draw(body):
+        found.append({**body, 'max_tokens': 2})
+
+    draw()
+    return found
 
 
 @pytest.mark.slow

@@ -1,23 +1,33 @@
-"""The official client of OpenAI against the server: what it sends is taken, what it reads is there."""
+"""The official client of OpenAI against the server: what it sends is taken, what it reads is there, whoever answers."""
 
 from __future__ import annotations
+
+import re
 
 import openai
 import pytest
 
-from tests.serve.running import CANARY, running
+from tests.serve.oracles import ENGINES, opened
+from tests.serve.running import CANARY, running, until
+
+
+@pytest.fixture(scope='module', params=ENGINES)
+def served(request, tmp_path_factory):
+    """(server, what it will say)."""
+    with opened(request.param, tmp_path_factory.mktemp('served')) as (made, oracle), running(made) as server:
+        yield server, oracle
+        until(lambda: not server.house.open and not server.house.asked)
+        assert server.engine.stats()['open'] == 0
+
+
+@pytest.fixture
+def oracle(served):
+    return served[1]
 
 
 @pytest.fixture(scope='module')
-def server():
-    with running() as made:
-        yield made
-        made.is_well()
-
-
-@pytest.fixture(scope='module')
-def client(server):
-    with openai.OpenAI(base_url=server.url, api_key='EMPTY', max_retries=0) as made:
+def client(served):
+    with openai.OpenAI(base_url=served[0].url, api_key='EMPTY', max_retries=0) as made:
         yield made
 
 
@@ -25,45 +35,59 @@ def user(text):
     return [{'role': 'user', 'content': text}]
 
 
-def test_a_chat_answers(client):
-    answer = client.chat.completions.create(model='fake', messages=user(CANARY))
+def greedy(text, count=8, **more):
+    """A question of the chat API."""
+    return {'model': 'fake', 'messages': user(text), 'max_tokens': count, 'temperature': 0, **more}
+
+
+def plain(prompt, count, **more):
+    """One of the completions API."""
+    return {'model': 'fake', 'prompt': prompt, 'max_tokens': count, 'temperature': 0, **more}
+
+
+def test_a_chat_answers(client, oracle):
+    answer = client.chat.completions.create(**greedy(CANARY))
     choice = answer.choices[0]
-    assert (choice.message.role, choice.message.content, choice.finish_reason) == ('assistant', CANARY, 'stop')
-    assert answer.usage.prompt_tokens == len(CANARY.encode())
-    assert answer.usage.completion_tokens == len(CANARY.encode()) + 1
-    assert answer.object == 'chat.completion'
+    said = oracle.text(oracle.after(oracle.prompt(CANARY), 8))
+    assert (choice.message.role, choice.message.content, choice.finish_reason) == ('assistant', said, 'length')
+    assert answer.usage.prompt_tokens == len(oracle.prompt(CANARY))
+    assert (answer.usage.completion_tokens, answer.object) == (8, 'chat.completion')
 
 
-def test_a_stream_joins_to_the_whole_answer_and_counts_at_its_end(client):
-    options = {'include_usage': True}
-    chunks = list(
-        client.chat.completions.create(model='fake', messages=user(CANARY), stream=True, stream_options=options)
-    )
-    assert ''.join(chunk.choices[0].delta.content or '' for chunk in chunks if chunk.choices) == CANARY
+def test_an_answer_ends_before_a_stop_word(client, oracle):
+    whole = oracle.text(oracle.after(oracle.prompt(CANARY), 12))
+    word = re.search('[a-zA-Z ]{2}', whole[1:])[0]
+    choice = client.chat.completions.create(**greedy(CANARY, 12), stop=['never said', word]).choices[0]
+    assert (choice.message.content, choice.finish_reason) == (whole[: whole.index(word)], 'stop')
+
+
+def test_a_stream_joins_to_the_whole_answer_and_counts_at_its_end(client, oracle):
+    chunks = list(client.chat.completions.create(**greedy(CANARY), stream=True, stream_options={'include_usage': True}))
+    said = oracle.text(oracle.after(oracle.prompt(CANARY), 8))
+    assert ''.join(chunk.choices[0].delta.content or '' for chunk in chunks if chunk.choices) == said
     assert chunks[0].choices[0].delta.role == 'assistant'
-    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == 'stop'
-    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == len(CANARY.encode()) + 1
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == 'length'
+    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 8
     assert all(chunk.usage is None for chunk in chunks[:-1])
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_several_choices_with_log_probabilities(client):
-    answer = client.chat.completions.create(
-        model='fake', messages=user('abc'), n=3, logprobs=True, top_logprobs=2, max_completion_tokens=2
-    )
-    assert [choice.message.content for choice in answer.choices] == ['ab'] * 3
+def test_several_choices_with_log_probabilities(client, oracle):
+    first, second = ids = oracle.after(oracle.prompt('abc'), 2)
+    asked = greedy('abc', 2, n=3, logprobs=True)
+    answer = client.chat.completions.create(**asked, top_logprobs=2)
+    assert [choice.message.content for choice in answer.choices] == [oracle.text(ids)] * 3
     assert [choice.finish_reason for choice in answer.choices] == ['length'] * 3
     tokens = answer.choices[0].logprobs.content
-    assert [each.token for each in tokens] == ['a', 'b']
-    assert len(tokens[0].top_logprobs) == 2
-    stream = client.chat.completions.create(
-        model='fake', messages=user('abc'), n=2, logprobs=True, max_tokens=2, stream=True
-    )
-    said = {0: '', 1: ''}
-    for chunk in stream:
+    assert [each.token for each in tokens] == [oracle.text([first]), oracle.text([second])]
+    likely = oracle.logprobs([*oracle.prompt('abc'), first, second])[-2:]
+    assert [each.logprob for each in tokens] == pytest.approx(likely, abs=1e-4)
+    assert [len(each.top_logprobs) for each in tokens] == [2, 2]
+    said = {0: [], 1: [], 2: []}
+    for chunk in client.chat.completions.create(**asked, stream=True):
         for choice in chunk.choices:
-            said[choice.index] += ''.join(each.token for each in (choice.logprobs.content if choice.logprobs else ()))
-    assert said == {0: 'ab', 1: 'ab'}
+            said[choice.index] += [each.token for each in (choice.logprobs.content if choice.logprobs else ())]
+    assert list(said.values()) == [[each.token for each in tokens]] * 3
 
 
 def test_everything_that_clients_send_by_habit_is_taken(client):
@@ -81,6 +105,7 @@ def test_everything_that_clients_send_by_habit_is_taken(client):
         service_tier='auto',
         parallel_tool_calls=True,
         seed=-3,
+        max_tokens=4,
         stop=['xyz'],
         temperature=0.5,
         top_p=0.9,
@@ -100,23 +125,24 @@ def test_everything_that_clients_send_by_habit_is_taken(client):
             'chat_template_kwargs': {'enable_thinking': False},
         },
     )
-    assert answer.choices[0].message.content == 'Bye'
+    assert answer.choices[0].finish_reason in ('stop', 'length')
 
 
-def test_completions_continue_texts_and_tokens(client):
-    answer = client.completions.create(model='fake', prompt=['one', 'two'], n=2, logprobs=1, max_tokens=3)
-    assert [choice.text for choice in answer.choices] == ['one', 'one', 'two', 'two']
-    assert answer.choices[0].logprobs.tokens == ['o', 'n', 'e']
-    assert answer.choices[0].logprobs.text_offset == [0, 1, 2]
-    assert client.completions.create(model='fake', prompt=[104, 105]).choices[0].text == 'hi'
-    assert [c.text for c in client.completions.create(model='fake', prompt=[[104], [105]]).choices] == ['h', 'i']
-    assert len(client.completions.create(model='fake', prompt='x' * 50).choices[0].text) == 16
-    chunks = client.completions.create(
-        model='fake', prompt='stream', stream=True, stream_options={'include_usage': True}
-    )
-    chunks = list(chunks)
-    assert ''.join(chunk.choices[0].text for chunk in chunks if chunk.choices) == 'stream'
-    assert chunks[-1].usage.prompt_tokens == 6
+def test_completions_continue_texts_and_tokens(client, oracle):
+    said = {text: oracle.text(oracle.after(oracle.ids(text), 3)) for text in ('one', 'two')}
+    answer = client.completions.create(**plain(['one', 'two'], 3, n=2, logprobs=1))
+    assert [choice.text for choice in answer.choices] == [said['one']] * 2 + [said['two']] * 2
+    tokens = answer.choices[0].logprobs.tokens
+    assert tokens == [oracle.text([id]) for id in oracle.after(oracle.ids('one'), 3)]
+    assert answer.choices[0].logprobs.text_offset == [0, len(tokens[0]), len(tokens[0] + tokens[1])]
+    one, two = oracle.ids('one'), oracle.ids('two')
+    assert client.completions.create(**plain(one, 3)).choices[0].text == said['one']
+    assert [c.text for c in client.completions.create(**plain([one, two], 3)).choices] == list(said.values())
+    usual = client.completions.create(model='fake', prompt='x' * 50, temperature=0)
+    assert usual.choices[0].text == oracle.text(oracle.after(oracle.ids('x' * 50), 16))
+    chunks = list(client.completions.create(**plain('one', 3), stream=True, stream_options={'include_usage': True}))
+    assert ''.join(chunk.choices[0].text for chunk in chunks if chunk.choices) == said['one']
+    assert chunks[-1].usage.prompt_tokens == len(one)
 
 
 def test_what_a_benchmark_sends_runs_past_the_end(client):
@@ -125,35 +151,33 @@ def test_what_a_benchmark_sends_runs_past_the_end(client):
     assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (7, 'length')
 
 
-def test_a_prompt_is_said_again_with_how_likely_it_was(client):
-    asked = {
-        'model': 'fake',
-        'prompt': ['abc', 'hi'],
-        'max_tokens': 1,
-        'temperature': 0,
-        'logprobs': 1,
-        'echo': True,
-    }
-    answer = client.completions.create(**asked)
-    assert [choice.text for choice in answer.choices] == ['abca', 'hih']
+def test_a_prompt_is_said_again_with_how_likely_it_was(client, oracle):
+    ids, others = oracle.ids('abc'), oracle.ids('hi')
+    answer = client.completions.create(**plain(['abc', 'hi'], 1, logprobs=1, echo=True))
+    whole = [*ids, *oracle.after(ids, 1)]
+    assert [choice.text for choice in answer.choices] == [
+        'abc' + oracle.text(oracle.after(ids, 1)), 'hi' + oracle.text(oracle.after(others, 1)),
+    ]  # fmt: skip
     logprobs = answer.choices[0].logprobs
-    assert logprobs.tokens == ['a', 'b', 'c', 'a']
-    assert logprobs.token_logprobs == [None, -0.5, -0.5, -0.5]
-    assert logprobs.top_logprobs[0] is None and logprobs.top_logprobs[1] == {'b': -0.5}
-    assert logprobs.text_offset == [0, 1, 2, 3]
-    chunks = client.completions.create(**{**asked, 'prompt': 'abc', 'n': 2}, stream=True)
+    assert logprobs.tokens == [oracle.text([id]) for id in whole]
+    assert logprobs.token_logprobs[0] is None
+    assert logprobs.token_logprobs[1:] == pytest.approx(oracle.logprobs(whole), abs=1e-4)
+    assert logprobs.top_logprobs[0] is None and len(logprobs.top_logprobs[1]) >= 1
+    assert logprobs.text_offset == [len(oracle.text(whole[:i])) for i in range(len(whole))]
     said = {0: '', 1: ''}
-    for chunk in chunks:
+    for chunk in client.completions.create(**plain('abc', 1, logprobs=1, echo=True, n=2), stream=True):
         said[chunk.choices[0].index] += chunk.choices[0].text
-    assert said == {0: 'abca', 1: 'abca'}
+    assert said == dict.fromkeys((0, 1), answer.choices[0].text)
 
 
-def test_log_probabilities_of_a_prompt_have_vllms_form(client):
-    answer = client.completions.create(model='fake', prompt='abc', max_tokens=1, extra_body={'prompt_logprobs': 1})
-    first, second, third = answer.choices[0].prompt_logprobs
-    assert first is None
-    assert second == {'98': {'logprob': -0.5, 'rank': 1, 'decoded_token': 'b'}}
-    assert list(third) == ['99']
+def test_log_probabilities_of_a_prompt_have_vllms_form(client, oracle):
+    ids = oracle.ids('abc')
+    answer = client.completions.create(**plain('abc', 1), extra_body={'prompt_logprobs': 1})
+    first, second, *_ = rows = answer.choices[0].prompt_logprobs
+    assert first is None and len(rows) == len(ids)
+    about = second[str(ids[1])]
+    assert about['logprob'] == pytest.approx(oracle.logprobs(ids)[0], abs=1e-4)
+    assert (about['decoded_token'], set(about)) == (oracle.text(ids[1:2]), {'logprob', 'rank', 'decoded_token'})
 
 
 def test_models_are_listed(client):

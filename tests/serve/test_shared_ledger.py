@@ -175,12 +175,16 @@ def test_a_server_refuses_honestly_while_redis_is_away_and_answers_afterwards(se
     with running(house(ledger=ledger, keys=[auth.key('k', id='a')])) as served:
         assert served.chat('hello', key='k')[0] == 200
         until(lambda: ledger.used('a')['day']['tokens'] == 5 + 6)
+        assert served.get('/ready')[0] == 200
         server.stop()
+        until(lambda: served.get('/ready')[0] == 503)
+        assert 'swift_ready 0' in served.get('/metrics', key='k')[1]
+        assert served.get('/live')[0] == 200
         status, answer, headers = served.chat('hello', key='k')
         assert (status, answer['error']['code'], headers['retry-after']) == (503, 'usage_unavailable', '5')
         assert served.get('/v1/models', key='k')[0] == 200
         server.start()
-        until(lambda: served.get('/v1/limits', key='k')[0] == 200)
+        until(lambda: served.get('/ready')[0] == 200)
         assert served.chat('hello', key='k')[0] == 200
         assert served.engine.stats()['accepted'] == 2
 
