@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swift.core.errors import RequestError, SwiftError
@@ -71,6 +71,8 @@ def _vllm_body(request: Request, model: str) -> Json:
         **{name: getattr(sampling, name) for name in SAME_WORDS},
         'stop': list(sampling.stop),
     }
+    if sampling.temperature == 0:
+        body['n'] = 1  # greedy choices are all the same, and its server takes no more than one
     optional = {'seed': sampling.seed, 'logprobs': sampling.logprobs, 'prompt_logprobs': sampling.prompt_logprobs}
     body |= {name: value for name, value in optional.items() if value is not None}
     if sampling.min_tokens:
@@ -99,13 +101,16 @@ def _vllm_read(event: Json, request: Request, seen: Mapping[int, int]) -> Iterat
             raise SwiftError('the server gives no token ids (return_token_ids): vLLM 0.10.2 or newer does')
         ids = tuple(choice['token_ids'])
         prompt = choice.get('prompt_logprobs') if choice['index'] == 0 else None
-        yield Delta(
+        delta = Delta(
             choice['index'],
             ids,
             _vllm_logprobs(ids, choice.get('logprobs'), request.sampling.logprobs),
             choice.get('finish_reason'),
             _vllm_prompt(prompt, request),
         )
+        yield delta
+        if request.sampling.temperature == 0:
+            yield from (replace(delta, index=i, prompt_logprobs=()) for i in range(1, request.sampling.n))
 
 
 def _vllm_logprobs(ids: Sequence[int], found: Json | None, top: int | None) -> tuple[TokenLogprob, ...]:

@@ -65,6 +65,7 @@ SAMPLINGS = {
     'greedy': GREEDY,
     'drawn': replace(GREEDY, temperature=1.0, top_k=20, top_p=0.9, seed=7),
     'several': replace(GREEDY, temperature=1.0, seed=3, n=3),
+    'several alike': replace(GREEDY, n=2, logprobs=1),
     'logprobs': replace(GREEDY, logprobs=2),
     'steered': replace(GREEDY, min_tokens=5, logit_bias=((2, 50.0), (7, -1.5))),
     'stop string': replace(GREEDY, max_tokens=40, stop=('小', 'qu')),
