@@ -37,6 +37,7 @@ from swift.kernels.decoder import (
     page_bytes,
     up,
 )
+from swift.kernels.difference import relative
 from swift.kernels.gated import PLAIN
 from swift.kernels.layers import epsilon
 from swift.kernels.rotary import plain as turned
@@ -240,7 +241,7 @@ def _embedding_scale(model: PreTrainedModel, record: Record) -> float:
     embedded, first = _embedding(record)[_ids(model)[0]], _layer_calls(record)[0].into[0]
     width = torch.tensor(embedded.shape[-1] ** 0.5, dtype=embedded.dtype)
     for scale in (1.0, float(width), getattr(model.config.get_text_config(), 'embedding_multiplier', 1.0)):
-        if _difference(embedded.float() * scale, first.float()) < SAME[embedded.dtype]:
+        if relative(embedded.float() * scale, first.float()) < SAME[embedded.dtype]:
             return float(scale)
     raise Misfit('what goes into its first layer is no multiple of its embeddings')
 
@@ -264,7 +265,7 @@ def _read_end(model: PreTrainedModel, blueprint: Blueprint, record: Record, logi
     for scale in scales:
         for cap in caps:
             made = cap * torch.tanh(raw * scale / cap) if cap else raw * scale
-            if _difference(made, logits.float()) < SAME[blueprint.dtype]:
+            if relative(made, logits.float()) < SAME[blueprint.dtype]:
                 blueprint.logit_scale, blueprint.logit_cap = float(scale), float(cap)
                 return
     raise Misfit('its logits are not what its head gives')
@@ -290,7 +291,7 @@ class _Rotaries:
     def turning(self, before: Tensor, after: Tensor) -> int:
         """The number of the angles that turn heads [1, H, T, D] from what they were to what they are, or -1."""
         tolerance = SAME[before.dtype]
-        if _difference(before, after) < tolerance / 100:
+        if relative(before, after) < tolerance / 100:
             return -1
         for at, call in enumerate(self._calls):
             cos, sin = call.out
@@ -299,7 +300,7 @@ class _Rotaries:
                 if wide[0].shape[-1] > before.shape[-1]:
                     continue
                 made = turned(before.float(), *(each.float() for each in wide), adjacent=adjacent)
-                if _difference(made, after.float()) < tolerance:
+                if relative(made, after.float()) < tolerance:
                     return self._remember(at, adjacent)
         raise Misfit('how its heads are turned was not understood')
 
@@ -468,7 +469,7 @@ class _LayerReader:
 
     def _share(self, x: Tensor, branch: Tensor, y: Tensor) -> float:
         for share in (1.0, getattr(self.config, 'residual_multiplier', 1.0)):
-            if _difference(x.float() + share * branch.float(), y.float()) < SAME[self.is_.dtype]:
+            if relative(x.float() + share * branch.float(), y.float()) < SAME[self.is_.dtype]:
                 return float(share)
         raise Misfit('what its branches are added to was not understood')
 
@@ -480,7 +481,7 @@ class _LayerReader:
         for swapped in (False, True):
             gate, up_ = reversed(outs) if swapped else outs
             for act in ACTS:
-                if _difference(PLAIN[act](gate.float()) * up_.float(), down.into.float()) < SAME[self.is_.dtype]:
+                if relative(PLAIN[act](gate.float()) * up_.float(), down.into.float()) < SAME[self.is_.dtype]:
                     if swapped and len(gates) == 1:
                         raise Misfit('its MLP has up before gate')
                     return [_linear(each) for each in (reversed(gates) if swapped else gates)], act
@@ -501,7 +502,7 @@ def _norm(call: Call | None) -> Any:
         raise Misfit(f'{call.path} is a norm of another width')
     normal = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
     for offset in (0.0, 1.0):
-        if _difference(normal * (offset + own.float()), call.out.float()) < SAME[call.out.dtype]:
+        if relative(normal * (offset + own.float()), call.out.float()) < SAME[call.out.dtype]:
             return Norm(own, eps, offset)
     raise Misfit(f'{call.path} does not compute RMSNorm')
 
@@ -519,14 +520,6 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
 
 
-def _difference(a: Tensor, b: Tensor) -> float:
-    if a.shape != b.shape:
-        return float('inf')
-    a, b = a.detach().double(), b.detach().double()
-    found = float((a - b).norm() / b.norm().clamp_min(1e-30))
-    return found if found == found else float('inf')
-
-
 # ------------------------------------------------------------------------------------------------------------- proving
 def _prove(decoder: Decoder, record: Record, ids: Tensor, logits: Tensor) -> None:
     """Every layer on what it has seen, and all of them together. Raises Misfit."""
@@ -541,12 +534,12 @@ def _prove(decoder: Decoder, record: Record, ids: Tensor, logits: Tensor) -> Non
         x[:TOKENS] = call.into[0]
         found = torch.zeros_like(x)
         decoder.step(x, rows, hidden=found, layers=(at, at + 1))
-        difference = _difference(found[:TOKENS] - x[:TOKENS], _hidden(call.out)[0] - call.into[0])
+        difference = relative(found[:TOKENS] - x[:TOKENS], _hidden(call.out)[0] - call.into[0])
         if not difference < 10 * SAME[blueprint.dtype]:
             raise Misfit(f'layer {at} as it was understood gives something else (difference {difference:.1e})')
     embedded = torch.zeros(T, blueprint.width, dtype=blueprint.dtype)
     embedded[:TOKENS] = blueprint.embedding[ids]
     found = decoder.step(embedded, replace(rows, wanted=np.arange(TOKENS)))
-    if not (difference := _difference(found, logits)) < KERNEL_TOLERANCE[blueprint.dtype]:
+    if not (difference := relative(found, logits)) < KERNEL_TOLERANCE[blueprint.dtype]:
         raise Misfit(f'its layers together give something else (difference {difference:.1e})')
     decoder.pages[:, :1] = pages

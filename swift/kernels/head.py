@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from swift.kernels.difference import relative
 from swift.kernels.logprobs import Head
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -65,7 +66,7 @@ def tap(model: PreTrainedModel) -> Tap | str:
                     model(input_ids=ids, use_cache=False)
                     assert made.hidden is not None
                     found = made.head.logits(made.hidden[0])
-                if _difference(found, expected) <= TOLERANCE[expected.dtype]:
+                if relative(found, expected) <= TOLERANCE[expected.dtype]:
                     return made
     finally:
         model.train(training)
@@ -82,9 +83,3 @@ def _transforms(config: Any) -> list[tuple[float, float | None]]:
     if divisor := getattr(config, 'logits_scaling', None):
         found.append((1.0 / float(divisor), None))
     return [*found, (1.0, None)]
-
-
-def _difference(found: Tensor, expected: Tensor) -> float:
-    if found.shape != expected.shape:
-        return float('inf')
-    return float((found.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))

@@ -5,6 +5,7 @@ worker.py         the thread                  calls between steps, and what happ
 scheduler.py      step, choose                who answers a request, and what becomes of each token
 packed.py         step                        rows of one pass, pages, guesses;  pages.py  who holds which page
 packed_runner.py  forward                     by kernels/decoder.py, adapters row by row;  memory.py  how many pages
+paged_runner.py   forward                     by the model's own layers, over kernels/paged.py
 padded.py         step                        every other model: batches padded at the left;  cache.py  their rows
 runner.py         prefill, decode             the model's own forward pass;  adapters.py  peft
 together.py       answer                      all requests at once, without the thread: for training

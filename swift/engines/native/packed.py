@@ -22,6 +22,7 @@ from torch import Tensor
 from swift.core.errors import OutOfMemory
 from swift.engines.native.answer import Answer, Ticket
 from swift.engines.native.packed_runner import Chunk, PackedRunner
+from swift.engines.native.paged_runner import PagedRunner
 from swift.engines.native.pages import Pages
 from swift.engines.native.sample import prompt_logprobs
 from swift.kernels.cores import Cores
@@ -101,7 +102,7 @@ class Desk(Protocol):
 class Packed:
     """Runs that share passes. ``guessing`` False leaves guesses out."""
 
-    def __init__(self, desk: Desk, runner: PackedRunner, *, guessing: bool = True):
+    def __init__(self, desk: Desk, runner: PackedRunner | PagedRunner, *, guessing: bool = True):
         self._desk, self.runner, self._guessing = desk, runner, guessing
         self.pages = Pages(runner.page_count, PAGE)
         self._cores = Cores()

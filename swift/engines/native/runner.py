@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
@@ -49,6 +50,10 @@ class Runner:
         self.joinable = kv.joinable(empty)
         self.pads_prompts = self.joinable and not kv.recurrent(empty)
 
+    def accepts(self, name: str) -> bool:
+        """Whether the model's forward has such an argument."""
+        return name in self._accepts
+
     @property
     def vocabulary(self) -> int:
         """Number of token ids."""
@@ -78,6 +83,14 @@ class Runner:
         """Logits [T, V] after every token of a prompt; nothing is kept."""
         ids = torch.tensor([list(prompt)], device=self.device)
         return self.model(input_ids=ids, use_cache=False).logits[0].to(self.device)
+
+    def rows(self, ids: np.ndarray, positions: np.ndarray, wanted: np.ndarray) -> Tensor:
+        """Logits [wanted, V] of one row of T tokens whose attention is somebody else's (see ``kernels.paged``)."""
+        put = lambda numbers: torch.from_numpy(numbers).to(self.device)
+        keep = {'logits_to_keep': put(wanted)} if 'logits_to_keep' in self._accepts else {}
+        inputs = {'input_ids': put(ids)[None], 'position_ids': put(positions)[None], 'use_cache': False}
+        logits = self.model(**inputs, **keep).logits[0].to(self.device)
+        return logits if keep else logits[put(wanted)]
 
     def _forward(self, rows: list, positions: list, lengths: Sequence[int], cache: Cache) -> Tensor:
         columns = torch.arange(max(lengths) - 1, -1, -1)  # distance from the right end

@@ -26,6 +26,7 @@ from swift.engines.native.answer import Answer, Deliver, Ticket, WaiterGone, ope
 from swift.engines.native.packed import Packed
 from swift.engines.native.packed_runner import Misfit, PackedRunner
 from swift.engines.native.padded import Padded
+from swift.engines.native.paged_runner import PagedRunner
 from swift.engines.native.runner import Runner
 from swift.engines.native.sample import choose
 
@@ -82,20 +83,21 @@ class Scheduler:
         self._lanes: list[Packed | Padded] = [self._padded] if self._packed is None else [self._packed, self._padded]
 
     def _pack(self, guessing: bool) -> Packed | None:
-        """The fast lane, if the model is one that it computes."""
+        """The fast lane: by the kernel, else by the model's own layers, if the model is one that they compute."""
         limits = self.limits
         count = partial(
             memory.pages,
+            device=self.runner.device,
             longest=limits.max_model_len,
             at_once=limits.max_batch_size,
             wanted=limits.max_kv_tokens,
         )
-        try:
-            runner = PackedRunner(self.runner, longest=limits.max_model_len, pages=count)
-            return Packed(self, runner, guessing=guessing)
-        except Misfit as why:
-            logger.info('answers by the plain forward pass of the model: %s', why)
-            return None
+        for kind, instead in ((PackedRunner, "the model's own layers"), (PagedRunner, 'batches that are padded')):
+            try:
+                return Packed(self, kind(self.runner, longest=limits.max_model_len, pages=count), guessing=guessing)
+            except Misfit as why:
+                logger.info('answers by %s: %s', instead, why)
+        return None
 
     # ------------------------------------------------------------------------------------------ arrivals and ends
     def add(self, request: Request, deliver: Deliver, *, held: bool = False) -> Ticket:
