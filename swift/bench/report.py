@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from swift.bench import limits, plot, ratio
+from swift.bench import limits, ratio, sheet
 from swift.bench.peers import OURS, SIDES
-from swift.core import files
-from swift.core.table import table
+from swift.bench.plot import Panel
+from swift.bench.sheet import Row, Section
 
 AGREE, AGREE_REORDERED = 1e-2, 0.25  # relative difference of first losses; of mean losses where packs hold other rows
-Row = tuple[str, ...]
 
 # Heading, what of a run, and how it is shown. An arrow down: less is better.
 FIGURES = (
@@ -32,7 +30,7 @@ RATES = (('a second', ratio.rate, lambda value: f'{value:,.0f}'),)
 
 
 def write(found: dict[str, Any], folder: Path, out: TextIO) -> int:
-    """Print the tables, and write ``report.json``, ``report.md`` and, with matplotlib, ``report.png`` into ``folder``.
+    """Print the tables and write the files of ``sheet``.
 
     Returns:
         1 if losses disagree or a run of ours failed, else 0.
@@ -40,15 +38,28 @@ def write(found: dict[str, Any], folder: Path, out: TextIO) -> int:
     for cell in found['cells'].values():
         cell['limit'] = _limit(found, cell)
         cell['losses'] = list(losses(cell))
-    for line in _terminal(found):
-        print(line, file=out)
-    files.write(folder / 'report.md', '\n'.join(_markdown(found)) + '\n')
-    files.write(folder / 'report.json', json.dumps(found, indent=1, ensure_ascii=False))
-    drawn = ', report.png' if plot.draw(found, folder / 'report.png') else ''
-    print(f'\n{folder}/report.json, report.md{drawn}', file=out)
-    failed = any(not run['ok'] for cell in found['cells'].values() for run in cell['sides'].get(OURS, ()))
-    wrong = any(not agrees for cell in found['cells'].values() for *_, agrees in cell['losses'])
+    cells = found['cells'].values()
+    sections = [
+        Section(cell['cell']['title'], list(rows_of(cell)), [*notes(found, cell), *failures(cell)]) for cell in cells
+    ]
+    sheet.write(found, folder, sections, [panel for cell in cells if (panel := _panel(cell))], out)
+    failed = any(not run['ok'] for cell in cells for run in cell['sides'].get(OURS, ()))
+    wrong = any(not agrees for cell in cells for *_, agrees in cell['losses'])
     return int(failed or wrong)
+
+
+def _panel(cell: dict[str, Any]) -> Panel | None:
+    """The rates of a cell's sides, the fastest on top; None where nothing counts."""
+    trains = cell['cell']['kind'] == 'train'
+    if trains and cell['cell']['steps'] <= ratio.WARM:
+        return None
+    values = ratio.tokens_per_second if trains else ratio.rate
+    good = {name: [run for run in runs if run['ok']] for name, runs in cell['sides'].items()}
+    bars = sorted((ratio.median(runs, values), name) for name, runs in good.items() if runs)
+    if not bars:
+        return None
+    title = f'{cell["cell"]["title"]} ({"tokens/s" if trains else "a second"})'
+    return Panel(title, [(name, value) for value, name in bars], (OURS,), cell['limit'])
 
 
 def losses(cell: dict[str, Any]) -> Iterator[tuple[str, str, float, float, int, bool]]:
@@ -139,27 +150,3 @@ def notes(found: dict[str, Any], cell: dict[str, Any]) -> Iterator[str]:
 def _said(result: dict[str, Any]) -> str:
     """What a piece of work gave, so that the same is seen to be compared."""
     return f'{result["fill"]:.2%} full' if 'fill' in result else f'{result["check"]:,} supervised tokens'
-
-
-def _terminal(found: dict[str, Any]) -> Iterator[str]:
-    for cell in found['cells'].values():
-        yield f'\n{cell["cell"]["title"]}'
-        yield from table(list(rows_of(cell)), cells=200)
-        for line in [*notes(found, cell), *failures(cell)]:
-            yield f'  {line}'
-    before, after = (load[0] for load in found['load'])
-    yield f'\nload average {before:.2f} before, {after:.2f} after; {found["threads"]} threads'
-
-
-def _markdown(found: dict[str, Any]) -> Iterator[str]:
-    for cell in found['cells'].values():
-        yield f'## {cell["cell"]["title"]}\n'
-        heading, *lines = rows_of(cell)
-        yield f'| {" | ".join(heading)} |'
-        yield f'|{" --- |" * len(heading)}'
-        for line in lines:
-            yield f'| {" | ".join(line)} |'
-        yield ''
-        for line in [*notes(found, cell), *failures(cell)]:
-            yield f'- {line.splitlines()[0]}'
-        yield ''

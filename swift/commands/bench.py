@@ -83,14 +83,10 @@ def _plan(bench: BenchArgs, what: str):
 
 
 def infer(bench: BenchArgs, names: list[str]) -> int:
-    """Measure answers, and print the table. Returns 1 if one of our own runs failed."""
-    import json
-
+    """Measure answers, and print the tables. Returns 1 if a run of ours failed or our answers are not the model's."""
     from swift import models
-    from swift.bench import compare, rows
+    from swift.bench import compare, environments, peers, rows, sheet
     from swift.bench import infer as room
-    from swift.core import files
-    from swift.core.table import table
     from swift.models.args import ModelArgs
 
     if bench.quick == bench.full:
@@ -98,31 +94,19 @@ def infer(bench: BenchArgs, names: list[str]) -> int:
     builder = models.outline(ModelArgs(model=bench.model or MODEL))
     texts = [turn['content'] for row in rows.conversations(bench.dataset, bench.seed) for turn in row]
     streams = room.QUICK_STREAMS if bench.quick else room.STREAMS
-    folder = compare.folder(Path(bench.output_dir or 'output/bench'), bench, 'infer')
     plan = room.Plan(
         model=builder.info.path,
         prompts=room.prompts(builder.tokenizer, texts, max(streams)),
         streams=streams,
-        pythons=_engines(bench),
-        folder=folder,
+        pythons={peers.OURS: sys.executable, **environments.pythons(bench.peers, bench.peer_python)},
+        folder=compare.folder(Path(bench.output_dir or 'output/bench'), bench, 'infer'),
         repeats=bench.repeats or (1 if bench.quick else 3),
         threads=bench.threads or len(os.sched_getaffinity(0)),
         timeout=bench.timeout,
     )
     found = room.measure(plan, _say)
-    lines = table(list(room.rows_of(found)), cells=200)
-    print('\n'.join(lines))
-    files.write(folder / 'report.json', json.dumps(found))
-    return int(any(not run['ok'] for run in found['runs'] if run['side'].startswith('ours')))
-
-
-def _engines(bench: BenchArgs) -> dict[str, str]:
-    """Pythons of engines, as --peer_python NAME=PATH gives them, and ours."""
-    given = dict(pair.split('=', 1) for pair in bench.peer_python if '=' in pair)
-    for name, path in given.items():
-        if name != 'vllm' or not Path(path).is_file():
-            raise ConfigError(f'--peer_python {name}={path}: expected vllm=PATH of a Python that has it')
-    return {'': sys.executable, **{name: os.path.abspath(path) for name, path in given.items()}}
+    sheet.write(found, plan.folder, room.sections(found), room.panels(found), sys.stdout)
+    return int(room.wrong(found))
 
 
 def prepare(bench: BenchArgs, names: list[str]) -> int:

