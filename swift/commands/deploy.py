@@ -195,6 +195,7 @@ def _house(cfg: DeployConfig, engine: ChildEngine, keys: Keys, rules: list[Any])
             tuple(generation.stop_words),
             generation.presence_penalty,
             generation.frequency_penalty,
+            generation.structured_outputs_regex,
         ),
     )
     if args.audit_log:

@@ -80,6 +80,7 @@ def request_config(cfg: InferConfig) -> RequestConfig:
         presence_penalty=generation.presence_penalty,
         frequency_penalty=generation.frequency_penalty,
         stop=list(generation.stop_words),
+        structured_outputs_regex=generation.structured_outputs_regex,
         seed=generation.seed,
         stream=bool(generation.stream),
         logprobs=generation.logprobs,

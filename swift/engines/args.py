@@ -33,6 +33,8 @@ class GenerationArgs:
     """Subtracted once for every time a token was generated."""
     stop_words: list[str] = field(default_factory=list)
     """More strings that end an answer."""
+    structured_outputs_regex: str | None = None
+    """A regular expression that every answer matches as a whole; a request of swift deploy may want another form."""
     seed: int = 42
     """Seed of the draws."""
     stream: bool | None = None

@@ -62,6 +62,7 @@ class Usual:
     stop: tuple[str, ...] = ()
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    regex: str | None = None  # where a request asks for no form and brings no tools
 
 
 @dataclass

@@ -14,11 +14,9 @@ from swift.serve.bounds import SEED
 from swift.serve.errors import invalid
 from swift.serve.house import House, Usual
 from swift.serve.moderation import passes
-from swift.serve.schema import Generation
+from swift.serve.schema import GRAMMARS, Generation
 
-SAME = (
-    'temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty', 'structured_outputs_regex',
-)  # fmt: skip
+SAME = ('temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty')
 GUIDED = {'guided_json': 'json', 'guided_regex': 'regex', 'guided_choice': 'choice', 'guided_grammar': 'grammar'}
 
 
@@ -47,11 +45,18 @@ def config(asked: Generation, usual: Usual, *, max_tokens: int | None, logprobs:
         if asked.response_format is None
         else asked.response_format.model_dump(by_alias=True, exclude_none=True),
         structured_outputs=_structured(asked),
+        structured_outputs_regex=_regex(asked, usual),
     )
 
 
 def _first(given: float | None, usual: float) -> float:
     return usual if given is None else given
+
+
+def _regex(asked: Generation, usual: Usual) -> str | None:
+    """What the request wants, or what is usual where it asks for no form and may not end in a call."""
+    formed = any(getattr(asked, name) is not None for name in GRAMMARS)
+    return asked.structured_outputs_regex if formed or getattr(asked, 'tools', None) else usual.regex
 
 
 def _structured(asked: Generation) -> dict[str, Any] | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 
 import pytest
 
 from swift import export_main, infer_main, merge_lora
-from swift.core.errors import ConfigError, DataError
+from swift.core.errors import ConfigError, DataError, RequestError
 from swift.export.parity import ParityError
 from tests import tiny
 from tests.adapters import adapter
@@ -62,6 +63,14 @@ def test_a_prompt_may_come_over_a_pipe(world, stdin):
     stdin('\n')
     with pytest.raises(ConfigError, match='standard input is empty'):
         infer_main(['--model', str(world / 'tiny'), *GREEDY])
+
+
+def test_every_answer_matches_the_expression_that_is_given(world):
+    words = ['--model', str(world / 'tiny'), '--prompt', 'Hi', 'Who are you?', *GREEDY]
+    rows = infer_main([*words, '--structured_outputs_regex', '[0-9]{3}-[ab]+!'])
+    assert all(re.fullmatch('[0-9]{3}-[ab]*!?', row['response']) for row in rows)
+    with pytest.raises(RequestError, match='invalid regex'):
+        infer_main([*words, '--structured_outputs_regex', '[0-9'])
 
 
 def test_a_checkpoint_needs_no_other_flag(world):
