@@ -11,34 +11,36 @@ job, events = begin()
 import torch  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from swift.core.types import Request, Sampling  # noqa: E402
+from swift.core.types import Piece, Request, Sampling  # noqa: E402
 from swift.engines.native.engine import NativeEngine  # noqa: E402
 from swift.engines.native.scheduler import Limits  # noqa: E402
 
 model = AutoModelForCausalLM.from_pretrained(job['model'], dtype=torch.bfloat16)
 limits = Limits(max_model_len=2048, max_batch_size=max(16, len(job['prompts'])))
-engine = NativeEngine(model, decode=lambda ids: '', limits=limits, guessing=job['options']['guessing'])
+engine = NativeEngine(model, decode=lambda ids: '.' * len(ids), limits=limits, guessing=job['options']['guessing'])
 
 
 def answer(prompts, count):
-    """Ids and times of every answer, by a thread each."""
+    """Ids and times of every answer, as the engine delivers them."""
     start = time.perf_counter()
     found = [([], []) for _ in prompts]
-    streams = [
-        engine.stream(Request(f'{count}.{i}', tuple(prompt), Sampling(max_tokens=count)))
-        for i, prompt in enumerate(prompts)
-    ]
+    ended = threading.Semaphore(0)
 
-    def read(stream, ids, times):
-        for piece in stream:
-            ids += piece.ids
-            times += [time.perf_counter() - start] * len(piece.ids)
+    def deliver_to(ids, times):
+        def deliver(item):
+            if isinstance(item, Piece):
+                ids.extend(item.ids)
+                times.extend([time.perf_counter() - start] * len(item.ids))
+            else:
+                ended.release()
 
-    threads = [threading.Thread(target=read, args=(each, *to)) for each, to in zip(streams, found, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+        return deliver
+
+    for i, (prompt, to) in enumerate(zip(prompts, found, strict=True)):
+        request = Request(f'{count}.{i}', tuple(prompt), Sampling(max_tokens=count))
+        engine.begin(request, deliver_to(*to))
+    for _ in prompts:
+        ended.acquire()
     return found
 
 
