@@ -106,7 +106,7 @@ async def _read(request: Request, kind: Any, house: House) -> BaseModel:
 
 async def _refused(request: Request, error: Any) -> Response:
     request.scope['state']['call'].code = error.code
-    return JSONResponse(error.body, error.status, headers=dict(error.headers))
+    return JSONResponse(error.body(request.url.path), error.status, headers=dict(error.headers))
 
 
 async def _no_route(request: Request, error: Any) -> Response:

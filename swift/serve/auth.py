@@ -54,11 +54,11 @@ class Keys:
         """Everybody who may come in."""
         return self._keys or (self._anybody,)
 
-    def find(self, authorization: str | None) -> Key:
-        """The key of an ``Authorization: Bearer`` header. Raises ApiError 401."""
+    def find(self, authorization: str | None, alone: str | None = None) -> Key:
+        """The key of an ``Authorization: Bearer`` header, or else of ``x-api-key``. Raises ApiError 401."""
         if not self._keys:
             return self._anybody
-        scheme, _, text = (authorization or '').partition(' ')
+        scheme, _, text = (authorization or f'Bearer {alone or ""}').partition(' ')
         digest = hashlib.sha256(text.strip().encode()).digest()
         found = None
         for each in self._keys:  # all of them, so that time tells nothing
@@ -66,7 +66,9 @@ class Keys:
                 found = each
         if found is None or scheme.lower() != 'bearer':
             what = 'the API key is wrong' if text else 'no API key was given'
-            raise ApiError(401, f'{what}; send Authorization: Bearer KEY', 'invalid_api_key', headers=CHALLENGE)
+            raise ApiError(
+                401, f'{what}; send Authorization: Bearer KEY, or x-api-key: KEY', 'invalid_api_key', headers=CHALLENGE
+            )
         return found
 
 

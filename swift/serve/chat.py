@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.responses import JSONResponse, Response
 
@@ -21,16 +21,14 @@ from swift.serve.schema import Assistant, ChatRequest, NamedTool, RefusalPart
 from swift.templates.answers import Answer, Delta, parser
 from swift.templates.calls_forcing import forced
 
+T = TypeVar('T')
 RESERVED = ('messages', 'tools', 'chat_template', 'add_generation_prompt', 'continue_final_message', 'tokenize')
 
 
 async def answer(asked: ChatRequest, house: House, call: Call) -> Response:
     """Continue a conversation: whole, or as events."""
-    adapter = house.adapter(asked.model)
-    call.model = asked.model or house.name
     words.check_logprobs(asked.top_logprobs, house, 'top_logprobs')
-    await house.admit(call)
-    plan = await house.work(prepare, asked, house, adapter)
+    plan = await admitted(prepare, asked.model, lambda: asked, house, call)
     said = generate.answers(house, call, plan)
     if asked.stream:
         return await events.begun(_chunks(said, asked, house, call), call)
@@ -38,8 +36,35 @@ async def answer(asked: ChatRequest, house: House, call: Call) -> Response:
 
 
 # ----------------------------------------------------------------------------------------------------------- request
+async def admitted(
+    make: Callable[[ChatRequest, House, str | None], T],
+    model: str | None,
+    asked: Callable[[], ChatRequest],
+    house: House,
+    call: Call,
+) -> T:
+    """Let a request in, and make of it, in a thread, what ``make`` does. ``asked`` puts it into the words of this API.
+
+    Raises:
+        ApiError: it is wrong, or too much.
+    """
+    adapter = house.adapter(model)
+    call.model = model or house.name
+    await house.admit(call)
+    return await house.work(lambda: make(asked(), house, adapter))
+
+
 def prepare(asked: ChatRequest, house: House, adapter: str | None) -> Plan:
-    """Judge, render and tokenise; runs in a thread. Raises ApiError."""
+    """Judge, render and tokenise. Raises ApiError."""
+    request, tools = rendered(asked, house, adapter)
+    request = words.finished(request, asked, house, 'messages')
+    read = {'tools': tools, 'prompt_ids': request.prompt_ids, 'prefix': house.chat.prefix}
+    parsers = [parser(house.chat.template, **read) for _ in range(request.sampling.n)]
+    return Plan([request], parsers, one_call=asked.parallel_tool_calls is False, prefix=house.chat.prefix)
+
+
+def rendered(asked: ChatRequest, house: House, adapter: str | None) -> tuple[Request, list[dict[str, Any]]]:
+    """The request for the engine, however long, and the tools that it shows. Raises ApiError."""
     tools = [tool.model_dump(exclude_none=True) for tool in asked.tools or ()]
     if asked.tool_choice == 'none':
         tools = []
@@ -54,13 +79,9 @@ def prepare(asked: ChatRequest, house: House, adapter: str | None) -> Plan:
     rows = InferRequest(messages, tools=tools or None, chat_template_kwargs=_variables(asked))
     try:
         request = house.chat.request(rows, config, adapter=adapter or '')
-        request = _forced(request, asked, tools, house)
+        return _forced(request, asked, tools, house), tools
     except SwiftError as error:
         raise from_engine(error) from error
-    request = words.finished(request, asked, house, 'messages')
-    read = {'tools': tools, 'prompt_ids': request.prompt_ids, 'prefix': house.chat.prefix}
-    parsers = [parser(house.chat.template, **read) for _ in range(config.n)]
-    return Plan([request], parsers, one_call=asked.parallel_tool_calls is False, prefix=house.chat.prefix)
 
 
 def _message(turn: Any) -> dict[str, Any]:

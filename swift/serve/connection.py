@@ -77,7 +77,7 @@ class _Connection(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return
-        body = json.dumps(error.body).encode()
+        body = json.dumps(error.body('')).encode()
         headers = {'content-type': 'application/json', 'content-length': str(len(body)), **error.headers}
         head = ''.join(f'{name}: {value}\r\n' for name, value in {**headers, 'connection': 'close'}.items())
         self.transport.write(f'HTTP/1.1 {error.status} \r\n{head}\r\n'.encode() + body)

@@ -79,7 +79,7 @@ class Door:
             )
         if call.path in OPEN:
             return
-        call.key = self._house.keys.find(_header(headers, b'authorization'))
+        call.key = self._house.keys.find(_header(headers, b'authorization'), _header(headers, b'x-api-key'))
         if not self._house.keys and not _is_local(_header(headers, b'host')):
             raise ApiError(403, 'without API keys only this machine is served, under its own name', 'wrong_host')
         self._house.refuse_work(call)
@@ -156,7 +156,7 @@ class _Answer:
         self._call.code = error.code
         if self._call.status is not None:
             return
-        body = json.dumps(error.body, ensure_ascii=False).encode()
+        body = json.dumps(error.body(self._call.path), ensure_ascii=False).encode()
         headers = {'content-type': 'application/json', 'content-length': str(len(body)), **error.headers}
         if error.status in (408, 413, 431, 499):
             headers['connection'] = 'close'

@@ -1,9 +1,12 @@
-"""What a client is told when a request cannot be answered: OpenAI's error object, a status, and when to come back."""
+"""What a client is told when a request cannot be answered: a status, an error object, and when to come back.
+
+Errors are OpenAI's; on the routes of Anthropic's API they are Anthropic's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from swift.core.errors import (
@@ -24,6 +27,16 @@ KINDS = {
     503: 'service_unavailable_error',
 }
 """Types of errors by status; every other status from 400 on is an ``invalid_request_error``."""
+ANTHROPIC = '/v1/messages'
+ANTHROPIC_KINDS = {
+    401: 'authentication_error',
+    403: 'permission_error',
+    404: 'not_found_error',
+    413: 'request_too_large',
+    429: 'rate_limit_error',
+    500: 'api_error',
+    503: 'overloaded_error',
+}
 
 
 @dataclass
@@ -39,11 +52,21 @@ class ApiError(Exception):
     def __str__(self) -> str:
         return self.message
 
-    @property
-    def body(self) -> dict[str, Any]:
-        """The JSON of the answer."""
+    def body(self, path: str) -> dict[str, Any]:
+        """The JSON of the answer, as clients of the API that ``path`` belongs to expect it."""
+        if path.startswith(ANTHROPIC):
+            kind = ANTHROPIC_KINDS.get(self.status, 'invalid_request_error')
+            return {'type': 'error', 'error': {'type': kind, 'message': self.message}}
         kind = KINDS.get(self.status, 'invalid_request_error')
         return {'error': {'message': self.message, 'type': kind, 'param': self.param, 'code': self.code}}
+
+    def renamed(self, names: Mapping[str, str]) -> ApiError:
+        """The same of an API whose fields have other names."""
+        name = next((each for each in names if each == self.param), None)
+        if name is None:
+            return self
+        message = names[name] + self.message.removeprefix(name) if self.message.startswith(name) else self.message
+        return replace(self, message=message, param=names[name])
 
 
 def invalid(message: str, param: str | None = None, *, code: str = 'invalid_value', status: int = 400) -> ApiError:

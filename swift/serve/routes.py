@@ -9,10 +9,12 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from swift import __version__
-from swift.serve import adapters, chat, completions, metrics, pooled, schema
+from swift.serve import adapters, chat, completions, messages, metrics, pooled, responses, schema
 from swift.serve.bounds import SCHEMA
 from swift.serve.call import Call
 from swift.serve.house import House
+from swift.serve.schema_messages import CountRequest, MessagesRequest
+from swift.serve.schema_responses import ResponsesRequest
 
 Endpoint = Callable[..., Awaitable[Response]]
 
@@ -110,6 +112,9 @@ ROUTES = (
     *COMMON,
     Route('POST', '/v1/chat/completions', chat.answer, 'Continue a conversation', schema.ChatRequest),
     Route('POST', '/v1/completions', completions.answer, 'Continue a text', schema.CompletionRequest),
+    Route('POST', '/v1/responses', responses.answer, 'Continue a conversation of items', ResponsesRequest),
+    Route('POST', '/v1/messages', messages.answer, 'Continue a conversation, as Anthropic has it', MessagesRequest),
+    Route('POST', '/v1/messages/count_tokens', messages.count, 'Tokens of such a conversation', CountRequest),
     Route('POST', '/v1/load_lora_adapter', adapters.load, 'Load an adapter (admin)', schema.AdapterLoad),
     Route('POST', '/v1/unload_lora_adapter', adapters.unload, 'Unload an adapter (admin)', schema.AdapterUnload),
 )

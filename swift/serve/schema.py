@@ -20,13 +20,13 @@ class Closed(BaseModel):
     model_config = ConfigDict(extra='forbid', allow_inf_nan=False, strict=True, frozen=True, protected_namespaces=())
 
 
-def neutral(*values: Any) -> Any:
-    """A field that is taken only with a value that asks for nothing."""
+def neutral(*values: Any, why: str = 'is not supported here; leave it out') -> Any:
+    """A field that is taken only with a value that asks for nothing; ``why`` it is so."""
 
     def check(value: Any) -> Any:
         if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in values):
             shown = ', '.join('null' if each is None else repr(each) for each in (None, *values) if each != '')
-            raise ValueError(f'is not supported here; leave it out (taken without effect: {shown})')
+            raise ValueError(f'{why} (taken without effect: {shown})')
         return value
 
     plain = [each for each in values if each is not None]
@@ -38,6 +38,7 @@ def neutral(*values: Any) -> Any:
 
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=bounds.NAME)]
+FunctionName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r'^[A-Za-z0-9_.:-]+$')]
 Short = Annotated[str, StringConstraints(max_length=bounds.NAME)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=bounds.STOP_LENGTH)]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=bounds.GRAMMAR_BYTES)]
@@ -161,7 +162,7 @@ Turn = Annotated[System | User | Assistant | ToolResult, Field(discriminator='ro
 class FunctionSchema(Closed):
     """A function that the model may want called."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r'^[A-Za-z0-9_.:-]+$')]
+    name: FunctionName
     description: str | None = None
     parameters: Json | None = None
     strict: bool | None = None

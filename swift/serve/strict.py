@@ -22,6 +22,11 @@ def parse(body: bytes, kind: type[M], *, depth: int) -> M:
     value = read_json(body, depth=depth)
     if not isinstance(value, dict):
         raise invalid('the body must be a JSON object', code='invalid_json')
+    return checked(value, kind)
+
+
+def checked(value: dict[str, Any], kind: type[M]) -> M:
+    """A JSON object as a ``kind``. Raises ApiError: a field is wrong."""
     try:
         return kind.model_validate(value)
     except ValidationError as error:

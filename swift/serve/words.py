@@ -81,6 +81,11 @@ def finished(request: Request, asked: Generation, house: House, param: str) -> R
     return replace(request, sampling=replace(request.sampling, stop_ids=stop_ids))
 
 
+def thinking(on: bool) -> dict[str, bool]:
+    """Variables by which chat templates that ask are told whether to think."""
+    return {'enable_thinking': on, 'thinking': on}
+
+
 def check_logprobs(count: int | None, house: House, param: str) -> None:
     """Raises ApiError when more log-probabilities are asked for than the server gives."""
     if count is not None and count > house.max_logprobs:
