@@ -97,6 +97,7 @@ def test_the_same_for_longer(server, connection, path, kind):
 def test_bodies_with_one_thing_changed_never_break_the_server(server, connection, count):
     draw, seen = random.Random(count), Counter()
     seeds = {path: _seeds(kind) for path, kind in KINDS}
+    connection.close()  # the server has closed it: that took longer than a connection is kept open
     for i in range(count):
         path = KINDS[i % len(KINDS)][0]
         data = mutated(draw.choice(seeds[path]), draw)
@@ -110,13 +111,14 @@ def test_bodies_with_one_thing_changed_never_break_the_server(server, connection
 
 
 def _seeds(kind):
-    """A few hundred right bodies."""
+    """A hundred right bodies, of short answers."""
     found = []
+    short = {name: 2 for name in ('max_tokens', 'max_output_tokens') if name in kind.model_fields}
 
-    @settings(max_examples=300, deadline=None, suppress_health_check=QUIET, database=None, derandomize=True)
+    @settings(max_examples=120, deadline=None, suppress_health_check=QUIET, database=None, derandomize=True)
     @given(drawn(kind))
     def draw(body):
-        found.append({**body, 'max_tokens': 2})
+        found.append({**body, **short})
 
     draw()
     return found
