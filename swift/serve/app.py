@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from swift import __version__
 from swift.serve import strict
 from swift.serve.door import Door
-from swift.serve.errors import ApiError, invalid
+from swift.serve.errors import ANTHROPIC, ApiError, invalid
 from swift.serve.house import House
 from swift.serve.routes import Route
 
@@ -51,6 +51,18 @@ ERROR = {
         }
     },
 }
+ANTHROPIC_ERROR = {
+    'type': 'object',
+    'required': ['type', 'error'],
+    'properties': {
+        'type': {'const': 'error'},
+        'error': {
+            'type': 'object',
+            'required': ['type', 'message'],
+            'properties': {'type': {'type': 'string'}, 'message': {'type': 'string'}},
+        },
+    },
+}
 REFERENCE = '#/components/schemas/{model}'
 
 
@@ -65,7 +77,7 @@ def build(house: House, routes: Sequence[Route]) -> Door:
             summary=route.summary,
             name=f'{route.method.lower()} {route.path}',
             response_model=None,
-            responses=_responses(),
+            responses=_responses(route.path),
             openapi_extra=_body_of(route.kind),
         )
     app.exception_handler(ApiError)(_refused)
@@ -126,8 +138,9 @@ def _body_of(kind: type[BaseModel] | None) -> dict[str, Any] | None:
     return {'requestBody': {'required': True, 'content': content}}
 
 
-def _responses() -> dict[int | str, dict[str, Any]]:
-    content = {'application/json': {'schema': {'$ref': REFERENCE.format(model='Error')}}}
+def _responses(path: str) -> dict[int | str, dict[str, Any]]:
+    error = 'AnthropicError' if path.startswith(ANTHROPIC) else 'Error'
+    content = {'application/json': {'schema': {'$ref': REFERENCE.format(model=error)}}}
     return {status: {'description': text, 'content': content} for status, text in REFUSALS.items()}
 
 
@@ -139,9 +152,13 @@ def document(app: FastAPI, kinds: Sequence[type[BaseModel]]) -> None:
         made = plain()
         _, schemas = models_json_schema([(kind, 'validation') for kind in kinds], ref_template=REFERENCE)
         parts = made.setdefault('components', {})
-        parts['schemas'] = {**parts.get('schemas', {}), **schemas.get('$defs', {}), 'Error': ERROR}
-        parts['securitySchemes'] = {'key': {'type': 'http', 'scheme': 'bearer'}}
-        made['security'] = [{'key': []}]
+        errors = {'Error': ERROR, 'AnthropicError': ANTHROPIC_ERROR}
+        parts['schemas'] = {**parts.get('schemas', {}), **schemas.get('$defs', {}), **errors}
+        parts['securitySchemes'] = {
+            'key': {'type': 'http', 'scheme': 'bearer'},
+            'x-api-key': {'type': 'apiKey', 'in': 'header', 'name': 'x-api-key'},
+        }
+        made['security'] = [{name: []} for name in parts['securitySchemes']]
         return made
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -46,7 +46,6 @@ class Parts:
     def take(self, said: Said) -> Iterator[Step]:
         """What is new, step by step: at each, the parts are what they are just then."""
         self.ids += said.ids
-        self.finish = said.finish
         for delta in said.deltas:
             if not self._continues(delta):
                 yield from self._end()
@@ -57,6 +56,7 @@ class Parts:
         if self.all and all(part.kind == 'reasoning' for part in self.all):
             self.thinking_tokens = len(self.ids)
         if said.finish:
+            self.finish = said.finish
             yield from self._end()
 
     async def collect(self, said: AsyncGenerator[Said, None]) -> None:

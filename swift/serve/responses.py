@@ -174,27 +174,27 @@ class _Response:
         return {'type': f'response.{kind}', 'sequence_number': next(self._numbers), **more}
 
     def _told(self, step: Step) -> Iterator[dict[str, Any]]:
-        """A step of a part as events."""
+        """A step of a part as events: of its item, of the content that items other than calls have, and of its text."""
         part = step.part
-        where = {'item_id': self._id(part), 'output_index': part.place}
-        item, text = self._item, self._text
+        whole = {'output_index': part.place}
+        inner = {**whole, 'item_id': self._id(part)}
         if part.kind == 'call':
-            shown, kind = {}, 'function_call_arguments'
+            name, said = 'function_call_arguments', {'name': part.name, 'arguments': part.text}
         else:
-            where, shown, kind = {**where, 'content_index': 0}, {'part': text(part)}, TEXTS[part.kind]
-        extra = {'logprobs': []} if part.kind == 'content' else {}
+            name, said = TEXTS[part.kind], {'text': part.text}
+            inner['content_index'] = 0
+        more = {'logprobs': []} if part.kind == 'content' else {}
         if step.what == 'begin':
-            yield self._event('output_item.added', output_index=part.place, item=item(part, 'in_progress'))
-            if shown:
-                yield self._event('content_part.added', **where, **shown)
+            yield self._event('output_item.added', **whole, item=self._item(part, 'in_progress'))
+            if part.kind != 'call':
+                yield self._event('content_part.added', **inner, part=self._text(part))
         elif step.what == 'more':
-            yield self._event(f'{kind}.delta', **where, delta=step.text, **extra)
+            yield self._event(f'{name}.delta', **inner, delta=step.text, **more)
         else:
-            done = {'text': part.text} if shown else {'name': part.name, 'arguments': part.text}
-            yield self._event(f'{kind}.done', **where, **done, **extra)
-            if shown:
-                yield self._event('content_part.done', **where, **shown)
-            yield self._event('output_item.done', output_index=part.place, item=item(part, self._status))
+            yield self._event(f'{name}.done', **inner, **said, **more)
+            if part.kind != 'call':
+                yield self._event('content_part.done', **inner, part=self._text(part))
+            yield self._event('output_item.done', **whole, item=self._item(part, self._status))
 
     # ------------------------------------------------------------------------------------------------------- values
     @property
@@ -206,7 +206,8 @@ class _Response:
         asked, status = self._asked, status or self._status
         reason = CUT.get(self.parts.finish or '') if status == 'incomplete' else None
         last = status if status in ('completed', 'in_progress') else 'incomplete'
-        states = ['completed'] * (len(self.parts.all) - 1) + [last]
+        output = [self._item(part, 'completed') for part in self.parts.all[:-1]]
+        output += [self._item(part, last) for part in self.parts.all[-1:]]
         return {
             **asked.model_dump(include={'instructions', 'max_output_tokens', 'user'}),
             'id': f'resp_{self._own}',
@@ -215,7 +216,7 @@ class _Response:
             'completed_at': int(time.time()) if status == 'completed' else None,
             'status': status,
             'model': self._call.model,
-            'output': [self._item(part, state) for part, state in zip(self.parts.all, states, strict=False)],
+            'output': output,
             'error': error and {'code': 'server_error', 'message': error.message},
             'incomplete_details': reason and {'reason': reason},
             'metadata': asked.metadata or {},

@@ -147,6 +147,9 @@ def test_the_documentation_is_made_of_what_validates(server):
     assert parts['ChatRequest']['additionalProperties'] is False
     assert parts['ChatRequest']['properties']['temperature']['anyOf'][0]['maximum'] == 2.0
     assert set(parts['ChatRequest']['properties']) == set(schema.ChatRequest.model_fields)
+    assert not [name for name in parts if '__' in name], 'two classes have one name'
+    refused = made['paths']['/v1/messages']['post']['responses']['400']['content']['application/json']['schema']
+    assert refused == {'$ref': '#/components/schemas/AnthropicError'}
     told = json.dumps(made)
     for reference in {line.partition('"')[0] for line in told.split('#/components/schemas/')[1:]}:
         assert reference in parts
