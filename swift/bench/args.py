@@ -39,6 +39,8 @@ class BenchArgs:
     """Seconds after which one run is given up."""
     output_dir: str | None = None
     """Folder of the results; none means output/bench. A measurement that was interrupted goes on there."""
+    url: str | None = None
+    """Server that swift bench serve puts under load (http://HOST:8000/v1, key in SWIFT_API_KEY); none means our own."""
     device: str | None = None
     """Device of swift bench gpu and kernels; none means cuda for the one, cpu for the other."""
     tiny: bool = False

@@ -5,6 +5,7 @@ The driver writes an event a step (``drivers/watch.py``); memory is read from ou
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -81,14 +82,18 @@ def _watch(process: subprocess.Popen, timeout: float) -> tuple[int | None, int]:
 
 def _memory(top: psutil.Process) -> int:
     """Memory of a process tree now, and at least the high-water mark of any one process in it (Linux)."""
-    total = highest = 0
+    with contextlib.suppress(psutil.Error):  # it ended while we looked
+        every = (top, *top.children(recursive=True))
+        return max(sum(map(resident, every)), *(_high_water(each.pid) for each in every))
+    return 0
+
+
+def resident(process: psutil.Process) -> int:
+    """Bytes of memory that a process holds now; none if it has ended."""
     try:
-        for process in (top, *top.children(recursive=True)):
-            total += process.memory_info().rss
-            highest = max(highest, _high_water(process.pid))
-    except (psutil.Error, OSError):  # a process ended while we looked
-        pass
-    return max(total, highest)
+        return process.memory_info().rss
+    except psutil.Error:
+        return 0
 
 
 def _high_water(pid: int) -> int:

@@ -4,10 +4,12 @@ swift bench prepare [peer ...]      an environment for each peer, once, in the c
 swift bench sft --quick | --full    the comparison of training
 swift bench dpo --quick | --full    the comparison of preference training, at three lengths of prompts
 swift bench infer --quick | --full  the comparison of answering, at several numbers of streams
+swift bench serve --quick | --full  load on a server, at multiples of what it can do
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -109,6 +111,35 @@ def infer(bench: BenchArgs, names: list[str]) -> int:
     return int(room.wrong(found))
 
 
+def serve(bench: BenchArgs, names: list[str]) -> int:
+    """Put a server under load, and print the tables. Returns 1 if a request failed or the canary's answer changed."""
+    from swift.bench import compare, rows, sheet
+    from swift.bench import serve as room
+
+    if bench.quick == bench.full:
+        raise ConfigError('give --quick (20 seconds at each load) or --full (a minute)')
+    folder = compare.folder(Path(bench.output_dir or 'output/bench'), bench, 'serve')
+    threads = bench.threads or len(os.sched_getaffinity(0))
+    with contextlib.ExitStack() as stack:
+        url, pid = bench.url, None
+        if url is None:
+            _say(f'swift deploy --model {bench.model or MODEL}')
+            url, pid = stack.enter_context(room.deployed(bench.model or MODEL, folder, threads, bench.timeout))
+        plan = room.Plan(
+            url=url,
+            model=bench.model if bench.url else None,
+            texts=room.questions(rows.conversations(bench.dataset, bench.seed)),
+            folder=folder,
+            seconds=20.0 if bench.quick else 60.0,
+            pid=pid,
+            seed=bench.seed,
+            threads=threads,
+        )
+        found = room.measure(plan, _say)
+    sheet.write(found, folder, room.sections(found), room.panels(found), sys.stdout)
+    return int(room.wrong(found))
+
+
 def prepare(bench: BenchArgs, names: list[str]) -> int:
     """Build the environments of these peers. Returns 1 if one failed."""
     from swift.bench import environments
@@ -159,6 +190,7 @@ ACTIONS: dict[str, Callable[[BenchArgs, list[str]], int]] = {
     'sft': sft,
     'dpo': dpo,
     'infer': infer,
+    'serve': serve,
     'kernels': kernels,
     'gpu': gpu,
 }

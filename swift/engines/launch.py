@@ -82,6 +82,11 @@ class Launched:
                 get_logger().info(f'{self.name} is starting, {now - started:.0f} s: {last[-120:]}')
             time.sleep(POLL)
 
+    @property
+    def pid(self) -> int:
+        """The process above it and everything that it started."""
+        return self._guard.pid
+
     def failure(self) -> UnavailableError | None:
         """Why it does not run any more; None while it runs."""
         code = self._guard.poll()

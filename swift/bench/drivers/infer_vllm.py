@@ -1,5 +1,6 @@
 """vLLM's own engine, without its server."""
 
+import os
 import time
 
 from watch import answered, begin
@@ -10,6 +11,8 @@ started = time.monotonic()
 
 def main():
     job, events = begin()
+    cores = sorted(os.sched_getaffinity(0))[: job['threads']]
+    os.environ['VLLM_CPU_OMP_THREADS_BIND'] = ','.join(map(str, cores))  # by itself it leaves a core to its scheduler
 
     from vllm import LLM, SamplingParams
 
