@@ -40,6 +40,7 @@ WORDS = 60  # of a question
 PATIENCE = 180.0  # seconds that a client waits for its whole answer
 KEPT = 0.9  # of the capacity, which overload must leave
 BUSY = (429, 503)  # honest refusals
+DEPLOY = 'import sys; from swift import deploy_main; sys.exit(deploy_main(sys.argv[1:]))'
 CANARY = 'Say in one sentence what a canary was for in a coal mine.'
 
 
@@ -75,7 +76,7 @@ def deployed(model: str, folder: Path, threads: int, seconds: float) -> Iterator
         port = free.getsockname()[1]
     scratch = folder / 'server'
     scratch.mkdir(exist_ok=True)
-    command = [sys.executable, '-m', 'swift.cli', 'deploy', '--model', model, '--port', str(port)]
+    command = [sys.executable, '-c', DEPLOY, '--model', model, '--port', str(port)]
     count = str(threads)
     variables = environment(PYTHONPATH=str(Path(__file__).parents[2]), OMP_NUM_THREADS=count, MKL_NUM_THREADS=count)
     server = Launched('swift deploy', command, variables, scratch)
