@@ -18,14 +18,14 @@ from tests.proof.worlds import NAMES, question, world
 pytestmark = pytest.mark.slow
 
 STREAMS, STAY = 64, 0.7  # and the share of those that do not leave
-OVERLOAD, OVERLOAD_SECONDS = 20, 8.0  # times the load that can be answered, and for how long
+OVERLOAD, OVERLOAD_SECONDS, LEAST = 20, 8.0, 40.0  # times what can be answered, for how long, and requests/s at least
 BUSY = 8  # times slower than on a quiet machine
 LEFT, REFUSED = 0.25 * BUSY, 0.05 * BUSY  # seconds until a place is free again, and until a refusal
 
 
 @pytest.fixture(scope='module')
 def server(tmp_path_factory):
-    with deployed(*world(tmp_path_factory.mktemp('adapters')).flags, '--queue', '64', '--log_interval', '-1') as made:
+    with deployed(*world(tmp_path_factory.mktemp('adapters')).flags, '--queue', '32', '--log_interval', '-1') as made:
         yield made
         assert made.end()[0] == 0
 
@@ -83,15 +83,15 @@ def test_an_abort_frees_its_place_in_a_step(server):
 
 
 def test_20_times_the_load_is_refused_at_once_and_what_is_let_in_is_answered(server):
-    rate = _answered(together(*(ask(server.port, question(i)) for i in range(48))))
-    every = 1 / (OVERLOAD * rate)
+    rate = _answered(together(*(ask(server.port, question(i, max_tokens=8)) for i in range(48))))
+    every = 1 / max(OVERLOAD * rate, LEAST)
 
     async def flood():
         """Requests come when they come, whether earlier ones are answered or not."""
         began, asked = time.monotonic(), []
         while (now := time.monotonic() - began) < OVERLOAD_SECONDS:
             while len(asked) * every <= now:
-                asked.append(asyncio.ensure_future(ask(server.port, question(len(asked)))))
+                asked.append(asyncio.ensure_future(ask(server.port, question(len(asked), max_tokens=8))))
             await asyncio.sleep(min(every, 0.01))
         return await asyncio.gather(*asked)
 
