@@ -1,4 +1,5 @@
-"""Grammars of answers that must call a tool: ``tool_choice`` required, or a tool by name.
+"""Grammars of answers that call tools: that must (``tool_choice`` required, or a tool by name), or that may, and then
+with arguments of the tool's schema (``strict`` tools).
 
 They are written in llguidance's dialect of Lark, out of the rows of ``calls.py``. A model that reasons may do so first.
 """
@@ -29,7 +30,7 @@ def forced(
     prompt_ids: Sequence[int] = (),
     calls: str | None = None,
 ) -> Grammar | None:
-    """What an answer must be by the ``tool_choice`` of a request; None where it is free.
+    """What an answer must be by the ``tool_choice`` of a request and its ``strict`` tools; None where it is free.
 
     Args:
         choice: 'auto', 'none', 'required', None, or ``{'type': 'function', 'function': {'name': ...}}``: one call of
@@ -42,21 +43,28 @@ def forced(
         RequestError: naming the field that is wrong.
         ConfigError: ``calls`` is no format.
     """
-    if choice in (None, 'auto', 'none'):
-        return None
     functions = [tool.get('function', tool) for tool in tools]
-    if choice != 'required':
+    free = choice in (None, 'auto')
+    if choice == 'none' or (free and not any(each.get('strict') for each in functions)):
+        return None
+    if not free and choice != 'required':
         functions, parallel = [_named(functions, choice)], False
     if not functions:
         raise RequestError('tool_choice: there are no tools to choose from', param='tool_choice')
     speech: Speech = getattr(template, 'speech', Speech()).named(calls)
+    what, param = ('tools: strict', 'tools') if free else (f'tool_choice {choice!r}', 'tool_choice')
     if speech.calls is None or speech.calls.body not in CALLS:
         raise RequestError(
-            f'tool_choice {choice!r}: calls cannot be forced with this chat template; --agent_template names a format',
-            param='tool_choice',
+            f'{what}: calls cannot be forced with this chat template; --agent_template names a format', param=param
         )
     writer = _Writer(speech.calls, special_tokens(template.tokenizer), MOST if parallel else 1)
-    return Grammar('lark', writer.grammar(functions, speech.tags, opened_by(template, prompt_ids, speech)))
+    if free and not writer.is_marked:
+        raise RequestError(
+            f'{what}: this model marks no call before its name, so that only forced ones can be held to a schema; '
+            'leave strict out, or set tool_choice to required',
+            param=param,
+        )
+    return Grammar('lark', writer.grammar(functions, speech.tags, opened_by(template, prompt_ids, speech), free=free))
 
 
 def _named(functions: Sequence[Mapping[str, Any]], choice: Any) -> Mapping[str, Any]:
@@ -89,12 +97,25 @@ class _Writer:
         names = sorted(special, key=len, reverse=True)
         self._split = re.compile('(' + '|'.join(map(re.escape, names)) + ')') if names else re.compile('(?!)')
 
-    def grammar(self, functions: Sequence[Mapping[str, Any]], tags: Sequence[tuple[str, str]], opened: str) -> str:
-        """The whole grammar."""
-        choices = [self.rule(CALLS[self.form.body](self, each)) for each in functions]
-        call = self.rule(' | '.join(choices))
-        start = f'{self._thought(tags, opened)} {self._around(call)}'
-        return '\n'.join([f'start: {start.strip()}', *self.rules])
+    @property
+    def is_marked(self) -> bool:
+        """Whether a text of its own begins a call, which can be waited for in an answer."""
+        parts = [part for part in self._split.split(self._mark) if part]
+        return bool(parts) and self.form.body != 'harmony' and (parts[0] in self._special or len(parts) == 1)
+
+    @property
+    def _mark(self) -> str:
+        return self.form.section[0] + self.form.open
+
+    def grammar(
+        self, functions: Sequence[Mapping[str, Any]], tags: Sequence[tuple[str, str]], opened: str, *, free: bool
+    ) -> str:
+        """The whole grammar; ``free``: of any text, in which there may be calls."""
+        call = self.rule(' | '.join(self.rule(CALLS[self.form.body](self, each)) for each in functions))
+        calls = f'{self.text_until(self._mark) if free else self.said(self._mark)} {self._after_mark(call)}'
+        if free:
+            calls = f'({self.rule(calls)}){"*" if self._most > 1 else "?"} {self.rule(ANY)}'
+        return '\n'.join([f'start: {f"{self._thought(tags, opened)} {calls}".strip()}', *self.rules])
 
     def rule(self, body: str) -> str:
         """The name of a rule."""
@@ -121,14 +142,15 @@ class _Writer:
         self.rules.append(f'r{len(self.rules)}[suffix={quoted(end)}]: {ANY}')
         return f'r{len(self.rules) - 1}'
 
-    def _around(self, call: str) -> str:
-        """All calls with what stands around them."""
+    def _after_mark(self, call: str) -> str:
+        """All calls with what stands around them, without how they begin."""
         form = self.form
         if form.listed or form.body == 'python':
-            return f'{self.said(form.open)} "[" {self._several(call, ", ")} "]" {self.said(form.close)}'
+            return f'"[" {self._several(call, ", ")} "]" {self.said(form.close)}'
         if form.body == 'harmony':
             return call
-        return f'{self.said(form.section[0])} {self._several(call, form.between)} {self.said(form.section[1])}'
+        whole = f'{call} {self.said(form.close)}'
+        return f'{self._several(whole, form.between + form.open)} {self.said(form.section[1])}'
 
     def _several(self, call: str, between: str) -> str:
         more = self._most - 1
@@ -146,28 +168,27 @@ class _Writer:
 
 
 # ----------------------------------------------------------------------------------------------------------- bodies
+# What stands between ``open`` and ``close``.
 def _object(writer: _Writer, function: Mapping[str, Any]) -> str:
     form = writer.form
     head = f'{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "{form.arguments}": '
-    whole = f'{quoted(head)} {writer.json(parameters(function))} "}}"'
-    return whole if form.listed else f'{writer.said(form.open)} {whole} {writer.said(form.close)}'
+    return f'{quoted(head)} {writer.json(parameters(function))} "}}"'
 
 
 def _named_call(writer: _Writer, function: Mapping[str, Any]) -> str:
     form = writer.form
     number = ' ":" /[0-9]{1,2}/ ' if form.numbered else ' '
-    head = writer.said(form.open + function['name'])
-    return f'{head}{number}{writer.said(form.name_end)} {writer.json(parameters(function))} {writer.said(form.close)}'
+    return f'{writer.said(function["name"])}{number}{writer.said(form.name_end)} {writer.json(parameters(function))}'
 
 
 def _tags(writer: _Writer, function: Mapping[str, Any]) -> str:
-    form, schema = writer.form, parameters(function)
+    schema = parameters(function)
     required = schema.get('required', ())
     parts = []
     for key, of in schema.get('properties', {}).items():
         part = writer.rule(_tag(writer, key, of if isinstance(of, Mapping) else {}))
         parts.append(part if key in required else f'{part}?')
-    return f'{writer.said(form.open + function["name"] + form.name_end)} {" ".join(parts)} {writer.said(form.close)}'
+    return f'{writer.said(function["name"] + writer.form.name_end)} {" ".join(parts)}'
 
 
 def _tag(writer: _Writer, key: str, schema: Mapping[str, Any]) -> str:

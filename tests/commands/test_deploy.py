@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,16 +21,11 @@ from swift.core.errors import ConfigError
 from tests import tiny
 from tests.adapters import adapter
 from tests.engines.plain import reference
+from tests.proof.crowd import ask, together
+from tests.proof.deployed import ROOT, children, deployed, gone, until
 
-ROOT = Path(__file__).parents[2]
 TEXTS = ['Who are you?', 'What is the capital of France?', '你是谁？', 'The quick brown fox']
 SECRET = 'sk-very-secret'
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return found.getsockname()[1]
 
 
 def user(text):
@@ -45,51 +36,6 @@ def expected(model, text, count=8):
     tokenizer = tiny.tokenizer()
     prompt = tokenizer.apply_chat_template(user(text), add_generation_prompt=True)['input_ids']
     return tokenizer.decode(reference(model, prompt, count), skip_special_tokens=True)
-
-
-@contextlib.contextmanager
-def deployed(*flags, **environ):
-    """A server in a process of its own, ready: (address for clients, process)."""
-    port = free_port()
-    command = [sys.executable, '-m', 'swift.cli', 'deploy', '--port', str(port), *map(str, flags)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **environ}, text=True
-    )
-    try:
-        line = ''
-        while 'http://' not in line:
-            line = process.stdout.readline()
-            assert line, f'it ended with {process.wait()}'
-        yield f'http://127.0.0.1:{port}/v1', process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def children(pid):
-    """Processes below one."""
-    found = []
-    for stat in Path('/proc').glob('[0-9]*/stat'):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(')')[2].split()
-            if int(fields[1]) == pid and fields[0] != 'Z':
-                found.append(int(stat.parent.name))
-    return found
-
-
-def gone(pid):
-    with contextlib.suppress(OSError):
-        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'Z'
-    return True
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert condition()
 
 
 @pytest.fixture(scope='module')
@@ -104,13 +50,13 @@ def served(folder, tmp_path_factory):
     paths = {name: adapter(room / name, tiny.model(), seed=i) for i, name in enumerate(('shop', 'law'))}
     flags = ['--model', folder, '--adapters', *(f'{name}={path}' for name, path in paths.items())]
     audit = room / 'audit.jsonl'
-    with deployed(*flags, '--audit_log', audit, '--served_model_name', 'base', SWIFT_API_KEY=SECRET) as (url, process):
-        yield url, process, paths, audit
+    with deployed(*flags, '--audit_log', audit, '--served_model_name', 'base', key=SECRET) as server:
+        yield server, paths, audit
 
 
 @pytest.fixture(scope='module')
 def client(served):
-    with openai.OpenAI(base_url=served[0], api_key=SECRET, max_retries=0) as made:
+    with openai.OpenAI(base_url=served[0].url, api_key=SECRET, max_retries=0) as made:
         yield made
 
 
@@ -122,7 +68,7 @@ def test_greedy_answers_are_those_of_transformers(client):
 
 def test_no_answer_comes_from_the_wrong_adapter(client, served):
     models = {'base': tiny.model()}
-    models |= {name: PeftModel.from_pretrained(tiny.model(), path).eval() for name, path in served[2].items()}
+    models |= {name: PeftModel.from_pretrained(tiny.model(), path).eval() for name, path in served[1].items()}
     wanted = {(name, text): expected(model, text) for name, model in models.items() for text in TEXTS}
     assert len({wanted[name, TEXTS[0]] for name in models}) == 3
 
@@ -135,6 +81,31 @@ def test_no_answer_comes_from_the_wrong_adapter(client, served):
         for pair, text in pool.map(ask, list(wanted) * 2):
             assert text == wanted[pair], pair
     assert [model.id for model in client.models.list()] == ['base', 'shop', 'law']
+
+
+def test_of_many_streams_those_that_stay_get_what_they_get_alone_and_nothing_leaks(served):
+    server, paths, _ = served
+    port, names = server.port, ('base', *paths)
+    bodies = [
+        {
+            'model': names[i % 3],
+            'messages': user(f'{i} {TEXTS[i % 4]}'),
+            'max_tokens': 90,
+            'seed': i,
+            'temperature': 0.7,
+        }
+        for i in range(18)
+    ]
+    alone = [together(ask(port, body, key=SECRET))[0] for body in bodies[::2]]
+    leave = [None if i % 2 == 0 else 0.02 * i for i in range(18)]
+    pairs = zip(bodies, leave, strict=True)
+    found = together(*(ask(port, body, key=SECRET, leave_after=after) for body, after in pairs))[::2]
+    assert all(heard.whole for heard in found)
+    assert [heard.text for heard in found] == [heard.text for heard in alone]
+    until(lambda: server.numbers()['swift_engine_open'] == 0)
+    until(lambda: server.numbers()['swift_engine_kv_used'] == 0)
+    numbers = server.numbers()
+    assert numbers['swift_engine_accepted'] == numbers['swift_engine_finished'] + numbers['swift_engine_aborted']
 
 
 def test_plain_prompts_are_continued_as_they_stand(client):
@@ -178,25 +149,23 @@ def test_a_prompt_that_is_too_long_and_tokens_that_are_none_are_refused(client):
 
 
 def test_keys_are_seen_nowhere(client, served):
-    url, process, _, audit = served
+    server, _, audit = served
     with pytest.raises(openai.AuthenticationError):
-        openai.OpenAI(base_url=url, api_key='wrong', max_retries=0).models.list()
-    for pid in (process.pid, *children(process.pid)):
+        openai.OpenAI(base_url=server.url, api_key='wrong', max_retries=0).models.list()
+    for pid in (server.process.pid, *children(server.process.pid)):
         assert SECRET not in Path(f'/proc/{pid}/cmdline').read_text()
     assert SECRET not in audit.read_text()
 
 
 def test_sigterm_ends_with_0_and_leaves_no_process_and_an_audit_log_that_is_right(folder, tmp_path):
     audit = tmp_path / 'audit.jsonl'
-    with deployed('--model', folder, '--audit_log', audit) as (url, process):
-        openai.OpenAI(base_url=url, api_key='x').chat.completions.create(
+    with deployed('--model', folder, '--audit_log', audit) as server:
+        openai.OpenAI(base_url=server.url, api_key='x').chat.completions.create(
             model='tiny', messages=user('Hi'), max_tokens=4
         )
-        below = children(process.pid)
+        below = children(server.process.pid)
         assert below
-        process.send_signal(signal.SIGTERM)
-        process.stdout.read()
-        assert process.wait(60) == 0
+        assert server.end()[0] == 0
         assert all(gone(pid) for pid in below)
     command = [sys.executable, '-m', 'swift.cli', 'audit', 'verify', audit, '--json']
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
@@ -208,10 +177,10 @@ def test_sigterm_ends_with_0_and_leaves_no_process_and_an_audit_log_that_is_righ
 
 
 def test_no_engine_outlives_a_server_that_was_killed(folder):
-    with deployed('--model', folder) as (_, process):
-        below = children(process.pid)
-        process.kill()
-        process.wait()
+    with deployed('--model', folder) as server:
+        below = children(server.process.pid)
+        server.process.kill()
+        server.process.wait()
         until(lambda: all(gone(pid) for pid in below))
 
 

@@ -51,6 +51,7 @@ class Talker:
         special = [
             '[TOOL_CALLS]',
             '[ARGS]',
+            '<｜tool▁calls▁begin｜>',
             '<｜tool▁call▁begin｜>',
             '<|channel|>',
             '<|message|>',
@@ -180,3 +181,41 @@ def test_a_template_without_a_format_cannot_be_forced():
     talker.speech = Speech()
     with pytest.raises(RequestError, match='agent_template'):
         forced(talker, TOOLS, 'required')
+
+
+# ------------------------------------------------------------------------------------------------------- strict tools
+STRICT = [{'type': 'function', 'function': {**TOOLS[0]['function'], 'strict': True}}, TOOLS[1]]
+UNMARKED = ('harmony', 'deepseek_v4', 'pythonic')
+
+
+def after(talker, grammar, text):
+    """What chance writes after the beginning ``text`` of an answer, with it; None where that may not be written."""
+    constraint = Grammars(talker.tokenizer, len(talker.tokenizer)).compile(grammar).start([STOP])
+    mask = np.zeros(constraint.width, dtype=np.uint8)
+    for id in talker.tokenizer(text, add_special_tokens=False).input_ids:
+        constraint.mask(mask)
+        if not np.unpackbits(mask, bitorder='little')[id]:
+            return None
+        constraint.accept(id)
+    written = talker._write(constraint, random.Random(1), 400)
+    return None if written is None else text + written
+
+
+@pytest.mark.parametrize('name', ['hermes', 'qwen3_coder', 'deepseek_v3_1', 'kimi_k2', 'mistral'])
+def test_a_strict_tool_that_is_called_freely_gets_arguments_of_its_schema(name):
+    talker = Talker(name)
+    grammar = forced(talker, STRICT, 'auto', parallel=False)
+    form = FORMATS[name]
+    begun = after(talker, grammar, f'One moment < please.\n{form.section[0]}{form.open}')
+    [call] = whole(begun, talker.speech, STRICT).calls
+    schemas = {tool['function']['name']: parameters(tool['function']) for tool in TOOLS}
+    jsonschema_rs.validator_for(schemas[call.name]).validate(json.loads(call.arguments))
+    assert after(talker, grammar, 'Hello, {"name": 1} <b> you') is not None
+
+
+@pytest.mark.parametrize('name', UNMARKED)
+def test_where_nothing_marks_a_call_a_strict_tool_is_refused(name):
+    with pytest.raises(RequestError, match='tools: strict') as caught:
+        forced(Talker(name), STRICT, 'auto')
+    assert caught.value.param == 'tools'
+    assert forced(Talker(name), STRICT, 'none') is None

@@ -30,7 +30,9 @@ class Heard:
         return self.status == 200 and self.done and self.error is None and self.finish is not None
 
 
-async def ask(port: int, body: dict[str, Any], *, leave_after: float | None = None, pause: float = 0.0) -> Heard:
+async def ask(
+    port: int, body: dict[str, Any], *, key: str = '-', leave_after: float | None = None, pause: float = 0.0
+) -> Heard:
     """A chat completion as a stream.
 
     Args:
@@ -39,18 +41,19 @@ async def ask(port: int, body: dict[str, Any], *, leave_after: float | None = No
     """
     heard, began = Heard(), time.monotonic()
     with contextlib.suppress(TimeoutError, ConnectionError, asyncio.IncompleteReadError):
-        async with asyncio.timeout(leave_after), _asked(port, {**body, 'stream': True}) as reader:
+        async with asyncio.timeout(leave_after), _asked(port, key, {**body, 'stream': True}) as reader:
             await _read(reader, heard, began, pause)
     heard.seconds = time.monotonic() - began
     return heard
 
 
 @contextlib.asynccontextmanager
-async def _asked(port: int, body: dict[str, Any]) -> AsyncIterator[asyncio.StreamReader]:
+async def _asked(port: int, key: str, body: dict[str, Any]) -> AsyncIterator[asyncio.StreamReader]:
     data = json.dumps(body).encode()
     reader, writer = await asyncio.open_connection('127.0.0.1', port)
     try:
         head = 'POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n'
+        head += f'authorization: Bearer {key}\r\n'
         writer.write(f'{head}connection: close\r\ncontent-length: {len(data)}\r\n\r\n'.encode() + data)
         await writer.drain()
         yield reader
