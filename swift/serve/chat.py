@@ -121,8 +121,10 @@ def _variables(asked: ChatRequest) -> dict[str, Any]:
 
 
 def _forced(request: Request, asked: ChatRequest, tools: list[dict[str, Any]], house: House) -> Request:
-    """The request with the grammar of a call, where one must be made. Raises ApiError and RequestError."""
-    choice = asked.tool_choice
+    """The request with the grammar of calls, where one must be made or be strict. Raises ApiError and RequestError."""
+    choice, formed = asked.tool_choice, request.sampling.grammar is not None
+    if formed and choice in (None, 'auto'):
+        return request  # its form leaves no room for a call
     grammar = forced(
         house.chat.template,
         tools,
@@ -132,7 +134,7 @@ def _forced(request: Request, asked: ChatRequest, tools: list[dict[str, Any]], h
     )
     if grammar is None:
         return request
-    if request.sampling.grammar is not None:
+    if formed:
         raise invalid('tool_choice: an answer cannot be a call and follow a format at once', 'tool_choice')
     return replace(request, sampling=replace(request.sampling, grammar=grammar))
 

@@ -94,6 +94,14 @@ def test_a_forced_call_and_a_form_exclude_each_other(echo):
     assert caught.value.param == 'tool_choice'
 
 
+def test_strict_tools_and_a_form_are_taken_together_and_the_form_is_followed(echo):
+    strict = [{'type': 'function', 'function': {**TOOLS[0]['function'], 'strict': True}}]
+    form = {'type': 'json_schema', 'json_schema': {'name': 'x', 'schema': {'type': 'object'}}}
+    for more in ({}, {'response_format': form}):
+        answer = echo.chat.completions.create(model='fake', messages=user('{}'), tools=strict, **more)
+        assert answer.choices[0].message.content == '{}'
+
+
 @pytest.fixture(scope='module')
 def chance():
     """A client of a server whose model has learnt nothing."""
