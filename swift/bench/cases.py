@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw as torch_adamw
 
 from swift.core.types import Segments
-from swift.kernels import adamw, check, gated, norm, rotary
+from swift.kernels import adamw, check, gated, norm, residual, rotary
 from swift.kernels.attention import packed_attention
 from swift.kernels.logprobs import Head, linear_logprobs
 from swift.kernels.lora import Member, lora_group, plain_group
@@ -163,6 +163,11 @@ CASES = {
         Case(
             'norm', lambda s: [_rand(s.tokens, s.d), 1 + 0.1 * _rand(s.d)], (0, 1),
             lambda x, shape: [norm.rms_norm(x[0], x[1], EPS)], lambda x, shape: [norm.plain(x[0], x[1], EPS)],
+        ),
+        Case(
+            'residual', lambda s: [_rand(s.tokens, s.d), _rand(s.tokens, s.d), 1 + 0.1 * _rand(s.d)], (0, 1, 2),
+            lambda x, shape: [*residual.residual_norm(x[0], x[1], x[2], EPS)],
+            lambda x, shape: [*residual.plain(x[0], x[1], x[2], EPS)],
         ),
         Case(
             'gated', lambda s: [_rand(s.tokens, s.inner), _rand(s.tokens, s.inner)], (0, 1),

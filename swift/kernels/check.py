@@ -12,7 +12,19 @@ from typing import Any
 import torch
 
 from swift.core.types import Segments
-from swift.kernels import adamw, attention, divergence, dropout, gated, lora, norm, product, rotary, segmentwise
+from swift.kernels import (
+    adamw,
+    attention,
+    divergence,
+    dropout,
+    gated,
+    lora,
+    norm,
+    product,
+    residual,
+    rotary,
+    segmentwise,
+)
 from swift.kernels.divergence import Divergence, Predictions
 from swift.kernels.logprobs import Head, linear_logprobs
 from swift.kernels.segmentwise import Rules
@@ -83,6 +95,11 @@ def _norm(shape: tuple[int, int, torch.dtype]) -> tuple:
     tokens, width, dtype = shape
     inputs = _random(1, tokens, width, dtype=dtype), _random(width, dtype=dtype, seed=1)
     return *(each.requires_grad_() for each in inputs), 1e-6
+
+
+def _sum(shape: tuple[int, int, torch.dtype]) -> tuple:
+    x, weight, eps = _norm(shape)
+    return x, _random(*x.shape, dtype=x.dtype, seed=2).requires_grad_(), weight, eps
 
 
 def _gate(shape: tuple[int, int, torch.dtype]) -> tuple:
@@ -191,6 +208,13 @@ CASES: dict[str, Case] = {
         _norm,
         norm.rms_norm,
         norm.plain,
+        {'2048 x 576': (2048, 576, torch.bfloat16), '2048 x 576, fp32': (2048, 576, torch.float32)},
+    ),
+    'residual': Case(
+        'residual',
+        _sum,
+        lambda *inputs: torch.cat(residual.residual_norm(*inputs), -1),
+        lambda *inputs: torch.cat(residual.plain(*inputs), -1),
         {'2048 x 576': (2048, 576, torch.bfloat16), '2048 x 576, fp32': (2048, 576, torch.float32)},
     ),
     'gated': Case(

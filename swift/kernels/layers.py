@@ -1,9 +1,9 @@
 """Fits the fused kernels to the layers of a transformers model, without touching its weights' names.
 
 A module is a candidate by its parts: one 1-D weight and an epsilon; projections called gate, up and down; a forward
-that calls ``apply_rotary_pos_emb``. What it does with its parts is found by trial: its own way and the kernel's get the
-same random numbers, and only a module that agrees gets the kernel for its ``forward``. Linear layers are called as
-modules, so adapters, quantised weights and hooks inside them go on as before.
+that calls ``apply_rotary_pos_emb``; a forward that hands a sum to a norm. What it does with its parts is found by
+trial: its own way and the kernel's get the same random numbers, and only a module that agrees gets the kernel for its
+``forward``. Linear layers are called as modules, so adapters, quantised weights and hooks inside them go on as before.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from swift.kernels import device
+from swift.kernels import device, rewrite
 from swift.kernels.gated import PLAIN, Act, gated, gated_packed
 from swift.kernels.norm import rms_norm
+from swift.kernels.residual import residual_norm
+from swift.kernels.residual import takes as takes_residual
 from swift.kernels.rotary import rotary
 from swift.kernels.rotary import takes as takes_rotary
 from swift.kernels.switch import Switch, attach
@@ -63,7 +65,7 @@ class Fitted:
 
 
 def install(model: nn.Module, *, wanted: Collection[str]) -> Fitted:
-    """Give every layer that a kernel of ``wanted`` ('norm', 'gated', 'rotary') computes that kernel."""
+    """Give every layer that a kernel of ``wanted`` (a key of ``FITTERS``) computes that kernel."""
     fitted = Fitted([], {})
     for name, (looks_like, fit) in FITTERS.items():
         if name in wanted:
@@ -143,7 +145,16 @@ def epsilon(module: nn.Module) -> float | None:
     return next((value for value in values if isinstance(value, float)), None)
 
 
-def _fit_norm(module: Any) -> Forward:
+class Way(NamedTuple):
+    """How a norm computes."""
+
+    eps: float
+    offset: float
+    early: bool
+
+
+def _norm_way(module: Any) -> Way:
+    """Found by trial. Raises Misfit."""
     eps, width, where = epsilon(module), len(module.weight), module.weight.device
     assert eps is not None
     size = torch.logspace(-3, 2, max(6, 4096 // width), device=where)[:, None]  # rows for which epsilon is much to nil
@@ -165,6 +176,11 @@ def _fit_norm(module: Any) -> Forward:
     (offset, early), share = min(odd.items(), key=lambda item: item[1])
     if share > ODD_ROUNDINGS:
         raise Misfit('it rounds in another order')
+    return Way(eps, offset, early)
+
+
+def _fit_norm(module: Any) -> Forward:
+    eps, offset, early = _norm_way(module)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         if len(args) == 1 and not kwargs and device.fused(args[0], self.weight):
@@ -172,6 +188,42 @@ def _fit_norm(module: Any) -> Forward:
         return type(self).forward(self, *args, **kwargs)
 
     return forward
+
+
+# ------------------------------------------------------------------------------------------------- residual and norm
+def _looks_residual(module: nn.Module) -> bool:
+    return bool(_summed_norms(module))
+
+
+def _summed_norms(module: nn.Module) -> dict[str, nn.Module]:
+    """Norms that get a sum in the module's forward."""
+    norms = {name: child for name, child in module.named_children() if _looks_like_norm(child)}
+    summed = rewrite.sums(type(module).forward) if norms else ()
+    return {name: norms[name] for name in summed if name in norms}
+
+
+def _fit_residual(module: nn.Module) -> Forward:
+    """The module's own forward, in which a sum and the norm of it are one call."""
+    ways: dict[str, tuple[Any, Way]]
+    ways = {name: (type(norm), _norm_way(norm)) for name, norm in _summed_norms(module).items()}
+
+    def together(x: Tensor, delta: Tensor, layer: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+        norm, (kind, way) = getattr(layer, name), ways[name]
+        if type(norm) is kind and not _watched(norm) and takes_residual(x, delta, norm.weight):
+            return residual_norm(x, delta, norm.weight, way.eps, offset=way.offset, early=way.early)
+        total = x + delta
+        return total, norm(total)
+
+    try:
+        return rewrite.rewritten(type(module).forward, ways, together)
+    except rewrite.CannotRewrite as why:
+        raise Misfit(str(why)) from None
+
+
+def _watched(module: nn.Module) -> bool:
+    """Whether somebody wants to be told when the module is called."""
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return any(hooks)
 
 
 # ---------------------------------------------------------------------------------------------------------- gated MLP
@@ -323,6 +375,7 @@ def _namespace(module: dict[str, Any], way: Turn) -> dict[str, Any]:
 
 
 FITTERS: dict[str, tuple[Callable[[nn.Module], bool], Callable[[nn.Module], Forward]]] = {
+    'residual': (_looks_residual, _fit_residual),
     'norm': (_looks_like_norm, _fit_norm),
     'gated': (_looks_like_gated, _fit_gated),
     'rotary': (_looks_rotary, _fit_rotary),

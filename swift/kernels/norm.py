@@ -23,8 +23,8 @@ SUFFIX = {torch.bfloat16: 'bf16', torch.float32: 'f32'}
 LIBRARY = torch.library.Library('swift', 'FRAGMENT')
 LIBRARY.define('rms_norm(Tensor x, Tensor weight, float eps, float offset, bool early) -> (Tensor, Tensor)')
 LIBRARY.define(
-    'rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor rstd, float offset, bool early, bool weighed)'
-    ' -> (Tensor, Tensor)'
+    'rms_norm_backward(Tensor grad, Tensor? direct, Tensor x, Tensor weight, Tensor rstd, float offset, bool early,'
+    ' bool weighed) -> (Tensor, Tensor)'
 )
 
 
@@ -64,30 +64,39 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight, rstd = ctx.saved_tensors
         weighed = ctx.needs_input_grad[1]
-        grad_x, grad_weight = torch.ops.swift.rms_norm_backward(grad, x, weight, rstd, ctx.offset, ctx.early, weighed)
-        return grad_x, grad_weight if weighed else None, None, None, None
+        grads = torch.ops.swift.rms_norm_backward(grad, None, x, weight, rstd, ctx.offset, ctx.early, weighed)
+        return grads[0], grads[1] if weighed else None, None, None, None
 
 
 @torch.library.impl(LIBRARY, 'rms_norm', 'CPU')
 def _forward_cpu(x: Tensor, weight: Tensor, eps: float, offset: float, early: bool) -> tuple[Tensor, Tensor]:
     x, weight = x.contiguous(), weight.contiguous()
     y, rstd = _empty(x, weight, eps, offset, early)
-    run = function(f'rms_norm_{SUFFIX[x.dtype]}', 'pppp iii ff')
-    run(x, weight, y, rstd, len(rstd), len(weight), early, eps, offset)
+    run = function(f'rms_norm_{SUFFIX[x.dtype]}', 'pppppp iii ff')
+    run(x, None, weight, None, y, rstd, len(rstd), len(weight), early, eps, offset)
     return y, rstd
 
 
 @torch.library.impl(LIBRARY, 'rms_norm_backward', 'CPU')
 def _backward_cpu(
-    grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, offset: float, early: bool, weighed: bool
+    grad: Tensor,
+    direct: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    offset: float,
+    early: bool,
+    weighed: bool,
 ) -> tuple[Tensor, Tensor]:
     grad, x, weight = grad.contiguous(), x.contiguous(), weight.contiguous()
-    grad_x, grad_weight = _empty_gradients(grad, x, weight, rstd, offset, early, weighed)
+    direct = None if direct is None else direct.contiguous()
+    grad_x, grad_weight = _empty_gradients(grad, direct, x, weight, rstd, offset, early, weighed)
     rows, width = len(rstd), len(weight)
     block = max(BLOCK_ROWS, -(-rows // BLOCKS))
     partial = torch.empty(-(-rows // block), width) if weighed else None  # [blocks, d]
-    run = function(f'rms_norm_backward_{SUFFIX[x.dtype]}', 'ppppppp iiii f')
-    run(grad, x, weight, rstd, grad_x, grad_weight if weighed else None, partial, rows, width, block, early, offset)
+    run = function(f'rms_norm_backward_{SUFFIX[x.dtype]}', 'pppppppp iiii f')
+    kept = grad_weight if weighed else None
+    run(grad, direct, x, weight, rstd, grad_x, kept, partial, rows, width, block, early, offset)
     return grad_x, grad_weight
 
 
@@ -98,20 +107,28 @@ def _forward_cuda(x: Tensor, weight: Tensor, eps: float, offset: float, early: b
     x, weight = x.contiguous(), weight.contiguous()
     y, rstd = _empty(x, weight, eps, offset, early)
     with torch.cuda.device_of(x):
-        triton_rows.rms_norm(x, weight, y, rstd, eps, offset, early)
+        triton_rows.rms_norm(x, None, weight, None, y, rstd, eps, offset, early)
     return y, rstd
 
 
 @torch.library.impl(LIBRARY, 'rms_norm_backward', 'CUDA')
 def _backward_cuda(
-    grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, offset: float, early: bool, weighed: bool
+    grad: Tensor,
+    direct: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    offset: float,
+    early: bool,
+    weighed: bool,
 ) -> tuple[Tensor, Tensor]:
     from swift.kernels import triton_rows
 
     grad, x, weight = grad.contiguous(), x.contiguous(), weight.contiguous()
-    grad_x, grad_weight = _empty_gradients(grad, x, weight, rstd, offset, early, weighed)
+    direct = None if direct is None else direct.contiguous()
+    grad_x, grad_weight = _empty_gradients(grad, direct, x, weight, rstd, offset, early, weighed)
     with torch.cuda.device_of(x):
-        sums = triton_rows.rms_norm_backward(grad, x, weight, rstd, grad_x, offset, early, weighed)
+        sums = triton_rows.rms_norm_backward(grad, direct, x, weight, rstd, grad_x, offset, early, weighed)
     return grad_x, grad_weight.copy_(sums) if weighed else grad_weight
 
 
@@ -123,6 +140,13 @@ def _empty(x: Tensor, weight: Tensor, eps: float, offset: float, early: bool) ->
 
 @torch.library.impl(LIBRARY, 'rms_norm_backward', 'Meta')
 def _empty_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, offset: float, early: bool, weighed: bool
+    grad: Tensor,
+    direct: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    offset: float,
+    early: bool,
+    weighed: bool,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(weight if weighed else rstd[:0])

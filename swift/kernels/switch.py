@@ -15,6 +15,7 @@ KERNELS = {
     'head': 'log-probabilities from hidden states, without keeping logits',
     'lora': 'adapters of layers that share an input in one go',
     'norm': 'RMSNorm in one pass',
+    'residual': 'a residual sum and the norm of it in one pass',
     'gated': 'SwiGLU and GeGLU in one pass',
     'rotary': 'rotary positions in one pass',
     'adamw': 'AdamW with clipping and rounding in one pass',

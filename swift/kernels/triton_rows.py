@@ -27,13 +27,17 @@ STRIP = 4096
 # ------------------------------------------------------------------------------------------------------------ RMSNorm
 @triton.jit
 def _rms_norm(
-    x, weight, y, rstd, rows, width, eps, offset, early: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr
-):
+    x, delta, weight, total, y, rstd, rows, width, eps, offset,
+    summed: tl.constexpr, early: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * HIGH + tl.arange(0, HIGH)
     column = tl.arange(0, WIDE)
     inside = (row < rows)[:, None] & (column < width)[None, :]
     place = row[:, None] * width + column[None, :]
     value = tl.load(x + place, inside, 0.0)
+    if summed:
+        value = (value.to(tl.float32) + tl.load(delta + place, inside, 0.0).to(tl.float32)).to(value.dtype)
+        tl.store(total + place, value, inside)
     wide = value.to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(wide * wide, 1) / width + eps)
     normal = wide * scale[:, None]
@@ -46,8 +50,8 @@ def _rms_norm(
 
 @triton.jit
 def _rms_norm_backward(
-    grad, x, weight, rstd, grad_x, partial, rows, width, tiles, offset,
-    early: tl.constexpr, weighed: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
+    grad, direct, x, weight, rstd, grad_x, partial, rows, width, tiles, offset,
+    summed: tl.constexpr, early: tl.constexpr, weighed: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDE)
@@ -63,7 +67,10 @@ def _rms_norm_backward(
         normal = value.to(tl.float32) * scale
         wanted = pull * gain[None, :]
         mean = tl.sum(wanted * normal, 1)[:, None] / width
-        tl.store(grad_x + place, (scale * (wanted - normal * mean)).to(value.dtype), inside)
+        slope = (scale * (wanted - normal * mean)).to(value.dtype)
+        if summed:
+            slope = (slope.to(tl.float32) + tl.load(direct + place, inside, 0.0).to(tl.float32)).to(value.dtype)
+        tl.store(grad_x + place, slope, inside)
         if weighed:
             if early:
                 normal = normal.to(value.dtype).to(tl.float32)
@@ -78,17 +85,36 @@ def _tile(width: int) -> tuple[int, int]:
     return max(1, TILE // wide), wide
 
 
-def rms_norm(x: Tensor, weight: Tensor, y: Tensor, rstd: Tensor, eps: float, offset: float, early: bool) -> None:
-    """x, y [R, d] and weight [d] are contiguous; y and rstd fp32 [R] are written."""
+def rms_norm(
+    x: Tensor,
+    delta: Tensor | None,
+    weight: Tensor,
+    total: Tensor | None,
+    y: Tensor,
+    rstd: Tensor,
+    eps: float,
+    offset: float,
+    early: bool,
+) -> None:
+    """x, y [R, d] and weight [d] are contiguous; y, rstd fp32 [R] and, given a ``delta``, ``total`` are written."""
     rows, width = len(rstd), len(weight)
     high, wide = _tile(width)
     if rows:
         grid = (triton.cdiv(rows, high),)
-        _rms_norm[grid](x, weight, y, rstd, rows, width, eps, offset, early, high, wide)
+        summed = delta is not None
+        _rms_norm[grid](x, delta, weight, total, y, rstd, rows, width, eps, offset, summed, early, high, wide)
 
 
 def rms_norm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, grad_x: Tensor, offset: float, early: bool, weighed: bool
+    grad: Tensor,
+    direct: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    grad_x: Tensor,
+    offset: float,
+    early: bool,
+    weighed: bool,
 ) -> Tensor:
     """Writes ``grad_x``. Returns the weight's gradient, fp32 [d]; zeros unless ``weighed``."""
     rows, width = len(rstd), len(weight)
@@ -98,7 +124,22 @@ def rms_norm_backward(
     partial = torch.empty(blocks if weighed else 0, width, dtype=torch.float32, device=x.device)
     if rows:
         _rms_norm_backward[(blocks,)](
-            grad, x, weight, rstd, grad_x, partial, rows, width, tiles, offset, early, weighed, high, wide
+            grad,
+            direct,
+            x,
+            weight,
+            rstd,
+            grad_x,
+            partial,
+            rows,
+            width,
+            tiles,
+            offset,
+            direct is not None,
+            early,
+            weighed,
+            high,
+            wide,
         )
     return partial.sum(0)
 

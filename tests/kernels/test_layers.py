@@ -9,7 +9,7 @@ from torch import nn
 from swift.kernels import device, layers
 from tests import tiny
 
-ELEMENTWISE = ('norm', 'gated', 'rotary')
+ELEMENTWISE = ('residual', 'norm', 'gated', 'rotary')
 LIMIT = {'float32': 1e-5, 'bfloat16': 2e-2}
 pytestmark = pytest.mark.skipif(device.missing('cpu') is not None, reason='no C++ kernels here')
 
@@ -36,7 +36,8 @@ def test_loss_and_gradients_are_those_of_the_model_without_kernels(architecture,
     model = tiny.model(architecture, dtype=dtype).train()
     plain, names = step(model), list(model.state_dict())
     fitted = layers.install(model, wanted=ELEMENTWISE)
-    assert [(switch.name, switch.count) for switch in fitted.switches] == [('norm', norms), ('gated', 2), ('rotary', 2)]
+    counts = {switch.name: switch.count for switch in fitted.switches}
+    assert counts == {'residual': 2, 'norm': norms, 'gated': 2, 'rotary': 2}
     assert fitted.left == {} and list(model.state_dict()) == names
     assert_same(step(model), plain, LIMIT[dtype])
     assert_same(step(model), step(model), 0)
@@ -97,7 +98,7 @@ def test_adapters_inside_the_projections_stay():
     model = get_peft_model(tiny.model().train(), LoraConfig(target_modules='all-linear', init_lora_weights=False))
     ids = torch.arange(9)[None]
     before = model(input_ids=ids).logits
-    assert len(layers.install(model, wanted=ELEMENTWISE).switches) == 3
+    assert len(layers.install(model, wanted=ELEMENTWISE).switches) == 4
     torch.testing.assert_close(model(input_ids=ids).logits, before)
 
 

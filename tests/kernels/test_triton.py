@@ -42,8 +42,8 @@ def close(found, expected, tolerance, size=None):
 def test_rms_norm_equals_float64(shape, dtype, offset, early):
     x, weight, pull = (numbers(*s, dtype=dtype, seed=i) for i, s in enumerate((shape, shape[1:], shape)))
     y, rstd, grad_x = torch.empty_like(x), torch.empty(shape[0], device=DEVICE), torch.empty_like(x)
-    triton_rows.rms_norm(x, weight, y, rstd, EPS, offset, early)
-    grad_weight = triton_rows.rms_norm_backward(pull, x, weight, rstd, grad_x, offset, early, True)
+    triton_rows.rms_norm(x, None, weight, None, y, rstd, EPS, offset, early)
+    grad_weight = triton_rows.rms_norm_backward(pull, None, x, weight, rstd, grad_x, offset, early, True)
 
     wide, gain = x.double().requires_grad_(), weight.double().requires_grad_()
     expected = norm.plain(wide, gain, EPS, offset=offset, early=False)
@@ -58,9 +58,26 @@ def test_rms_norm_rounds_where_the_plain_operations_round():
     x, weight = numbers(64, 576, dtype=torch.float16), numbers(576, dtype=torch.float16, seed=1)
     y, rstd = torch.empty_like(x), torch.empty(64, device=DEVICE)
     for early in (True, False):
-        triton_rows.rms_norm(x, weight, y, rstd, EPS, 0.0, early)
+        triton_rows.rms_norm(x, None, weight, None, y, rstd, EPS, 0.0, early)
         assert (y != norm.plain(x, weight, EPS, early=early)).float().mean() < 0.01
         assert (y != norm.plain(x, weight, EPS, early=not early)).float().mean() > 0.1
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('shape', [(1, 1), (1, 8192), (3, 577), (0, 16)])
+def test_a_residual_sum_and_its_norm_are_the_two_one_after_the_other(shape, dtype):
+    x, delta, pull, direct = (numbers(*shape, dtype=dtype, seed=i) for i in range(4))
+    weight, (total, y, grad) = numbers(shape[1], dtype=dtype, seed=4), (torch.empty_like(x) for _ in range(3))
+    rstd = torch.empty(shape[0], device=DEVICE)
+    triton_rows.rms_norm(x, delta, weight, total, y, rstd, EPS, 0.0, True)
+    grad_weight = triton_rows.rms_norm_backward(pull, direct, total, weight, rstd, grad, 0.0, True, True)
+
+    close(total, x.double() + delta.double(), TOLERANCE[dtype])
+    after, slope, other = torch.empty_like(x), torch.empty_like(x), torch.empty_like(rstd)
+    triton_rows.rms_norm(total, None, weight, None, after, other, EPS, 0.0, True)
+    alone = triton_rows.rms_norm_backward(pull, None, total, weight, rstd, slope, 0.0, True, True)
+    assert torch.equal(y, after) and torch.equal(rstd, other) and torch.equal(grad_weight, alone)
+    close(grad, slope.double() + direct.double(), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
@@ -147,12 +164,12 @@ from triton.compiler import ASTSource
 from swift.kernels import triton_rows
 
 tile, pointers = {'HIGH': 4, 'WIDE': 1024}, {'targets': '*i64', 'correct': '*i1', 'eps': 'fp32', 'offset': 'fp32'}
-pointers |= dict.fromkeys('x y z weight grad grad_x gate up grad_gate grad_up'.split(), '*bf16')
+pointers |= dict.fromkeys('x y z delta total direct weight grad grad_x gate up grad_gate grad_up'.split(), '*bf16')
 pointers |= dict.fromkeys('rstd partial cos sin logps lse entropy'.split(), '*fp32')
 turn = {'back': True, 'HEADS': 16, 'HALF': 32, 'REST': 64}
 for name, constants in [
-    ('_rms_norm', {'early': True, **tile}),
-    ('_rms_norm_backward', {'early': True, 'weighed': True, **tile}),
+    *(('_rms_norm', {'summed': summed, 'early': True, **tile}) for summed in (True, False)),
+    *(('_rms_norm_backward', {'summed': summed, 'early': True, 'weighed': True, **tile}) for summed in (True, False)),
     *(('_gated', {'act': act, 'SPAN': 1024}) for act in range(3)),
     *(('_gated_backward', {'act': act, 'SPAN': 1024}) for act in range(3)),
     *(('_rotary', {'adjacent': adjacent, **turn}) for adjacent in (True, False)),
