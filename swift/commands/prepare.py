@@ -52,9 +52,11 @@ class Prepared:
     def encode(self) -> Encode:
         """Sample -> what the store keeps of it."""
         from swift.data import tasks
+        from swift.data.encoding import Encoder
 
-        whole = self.template.encode
-        return whole if self.rows is None else tasks.encoder(self.rows, whole, **self.how)
+        if self.rows is None:
+            return Encoder(self.template.encode, self.template.encode_all)
+        return tasks.encoder(self.rows, self.template.encode, **self.how)
 
     @property
     def fingerprint(self) -> str:

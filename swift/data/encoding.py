@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +15,20 @@ from swift.data.account import Account, Rejected
 from swift.data.lint import Examiner
 
 Encode = Callable[[Sample], list[Encoded]]
+Read = Callable[[], Sample | None]
+"""Gives a row, or None for one that is left out; raises RowError."""
+Outcome = list[Encoded] | RowError
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """An ``encode`` that also takes many rows: it may read ahead, and gives RowErrors in the place of their rows."""
+
+    one: Encode
+    many: Callable[[Iterable[Sample]], Iterator[Outcome]]
+
+    def __call__(self, sample: Sample) -> list[Encoded]:
+        return self.one(sample)
 
 
 class Encoding:
@@ -24,14 +40,47 @@ class Encoding:
 
     def __init__(self, encode: Encode, examiner: Examiner):
         self.account, self._encode = Account(), encode
+        self._many = encode.many if isinstance(encode, Encoder) else partial(_one_by_one, encode)
         self.examiner: Examiner | None = examiner
         """None when enough has been looked at."""
 
-    def row(self, origin: Origin, read: Callable[[], Sample | None]) -> list[Encoded]:
-        """The sequences of one row; none when it is left out or rejected. ``read`` gives its Sample."""
+    def row(self, origin: Origin, read: Read) -> list[Encoded]:
+        """The sequences of one row; none when it is left out or rejected."""
         try:
             sample = read()
-            encoded = [] if sample is None else [_plain(each, sample.channel) for each in self._encode(sample)]
+            return self._told(origin, sample, [] if sample is None else self._encode(sample))
+        except RowError as error:
+            return self._told(origin, None, error)
+
+    def rows(self, rows: Iterable[tuple[Origin, Read]]) -> Iterator[list[Encoded]]:
+        """The sequences of each row, in their order: the account says of a row what it says after ``row``."""
+        waiting: deque[tuple[Origin, Sample | None, Outcome]] = deque()  # read, and not yet told of
+
+        def samples() -> Iterator[Sample]:
+            for origin, read in rows:
+                try:
+                    sample = read()
+                except RowError as error:
+                    waiting.append((origin, None, error))
+                    continue
+                waiting.append((origin, sample, []))
+                if sample is not None:
+                    yield sample
+
+        for outcome in self._many(samples()):
+            while waiting[0][1] is None:
+                yield self._told(*waiting.popleft())
+            origin, sample, _ = waiting.popleft()
+            yield self._told(origin, sample, outcome)
+        while waiting:
+            yield self._told(*waiting.popleft())
+
+    def _told(self, origin: Origin, sample: Sample | None, outcome: Outcome) -> list[Encoded]:
+        """The sequences of a row that was encoded or refused, when the account has it."""
+        try:
+            if isinstance(outcome, RowError):
+                raise outcome
+            encoded = [] if sample is None else [_plain(each, sample.channel) for each in outcome]
         except RowError as error:
             self.account.rejected.append(Rejected(origin, str(error).removeprefix(f'{origin}: ')))
             return []
@@ -42,6 +91,15 @@ class Encoding:
         if self.examiner is not None:
             self.examiner.add(sample, encoded)
         return encoded
+
+
+def _one_by_one(encode: Encode, samples: Iterable[Sample]) -> Iterator[Outcome]:
+    for sample in samples:
+        try:
+            outcome = encode(sample)
+        except RowError as error:
+            outcome = error
+        yield outcome
 
 
 def _plain(each: Encoded, channel: str | None) -> Encoded:

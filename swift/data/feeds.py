@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -154,9 +155,11 @@ class LiveFeed(_Live):
         """Read in the order of the files, which parquet needs, and give back in the order of ``rows``."""
         dataset = self._rows.dataset
         made: list[list[Encoded]] = [[] for _ in rows]
-        for i in np.argsort(rows, kind='stable').tolist():
-            row = int(rows[i])
-            made[i] = self._encoding.row(dataset.corpus.origin(row), lambda row=row: dataset.sample_at(row))
+        order = np.argsort(rows, kind='stable')
+        ascending = rows[order].tolist()
+        reads = ((dataset.corpus.origin(row), partial(dataset.sample_at, row)) for row in ascending)
+        for i, sequences in zip(order.tolist(), self._encoding.rows(reads), strict=True):
+            made[i] = sequences
         self._judge(min(WINDOW, len(dataset)))
         return [each for several in made for each in several]
 
@@ -180,9 +183,9 @@ class StreamFeed(_Live):
             if not places:
                 return
             sequences: list[Encoded] = []
-            for place in places:
-                read = lambda place=place: self._stream.sample(place)
-                sequences += self._encoding.row(self._stream.origin(place), read)
+            reads = ((self._stream.origin(place), partial(self._stream.sample, place)) for place in places)
+            for each in self._encoding.rows(reads):
+                sequences += each
             self._judge(WINDOW if len(places) == self._window else 0)
             yield Window(number, here, _lengths(sequences), sequences.__getitem__)
             number += 1

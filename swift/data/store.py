@@ -23,7 +23,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -177,13 +177,15 @@ def room_version() -> str:
 
 # --------------------------------------------------------------------------------------------------------- filling
 def _fill(final: Path, dataset: Dataset, encoding: Encoding, judge: Callable[[Account], None]) -> None:
-    rows = np.unique(dataset.order)
+    rows = np.unique(dataset.order).tolist()
+    rejected = 0
     with files.commit(final) as temp, _Writer(temp, dataset) as writer:
-        for row in track(map(int, rows), 'tokenise', total=len(rows)):
-            rejected = len(encoding.account.rejected)
-            for each in encoding.row(dataset.corpus.origin(row), lambda row=row: dataset.sample_at(row)):
+        made = encoding.rows((dataset.corpus.origin(row), partial(dataset.sample_at, row)) for row in rows)
+        for row, sequences in track(zip(rows, made, strict=True), 'tokenise', total=len(rows)):
+            for each in sequences:
                 writer.add(row, each)
             if len(encoding.account.rejected) > rejected:
+                rejected = len(encoding.account.rejected)
                 judge(encoding.account)
         encoding.account.check_some()
         writer.finish(encoding)

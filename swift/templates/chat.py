@@ -10,7 +10,7 @@ follow the answer at once and the checkpoint names it as a stop token (GLM's ``<
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import cached_property
@@ -20,7 +20,7 @@ import numpy as np
 
 from swift.core.errors import RowError
 from swift.core.types import ROLES, Encoded, Message, Sample
-from swift.templates import agents, thinking
+from swift.templates import agents, ahead, thinking
 from swift.templates.answers import Speech
 from swift.templates.args import TemplateArgs
 from swift.templates.calls import by_name, of_template
@@ -28,7 +28,7 @@ from swift.templates.conversation import Conversation
 from swift.templates.fingerprint import digest
 from swift.templates.jinja import Source
 from swift.templates.layout import Layout, Match
-from swift.templates.reader import Reader
+from swift.templates.reader import Known, Reader
 from swift.templates.text import TextTemplate
 from swift.templates.tokens import Said, Tokens
 from swift.templates.trace import Trace
@@ -81,13 +81,22 @@ class ChatTemplate:
         Raises:
             RowError: the template refuses the row, or the mask cannot be proven.
         """
+        return ahead.alone(self.steps(sample), self._text.words.ids)
+
+    def encode_all(self, samples: Iterable[Sample]) -> Iterator[ahead.Outcome]:
+        """``encode`` of each, in their order; a RowError in place of a row that is refused."""
+        return ahead.together(map(self.steps, samples), self._text.words.ids)
+
+    def steps(self, sample: Sample) -> ahead.Steps:
+        """The way from a row to its tokens."""
         if sample.text is not None:
-            return self._text.encode(sample)
+            return (yield from self._text.steps(sample))
         messages, tools = self._told(sample.messages, sample.tools)
         if not messages:
             raise RowError('the row has no messages')
         reader, conversation = self._conversation(messages, tools, sample.template_kwargs)
-        encoded = self._as_before(sample, conversation, reader)
+        known = reader.known(conversation)
+        encoded = None if known is None else self._as_before(sample, conversation, reader, known, (yield known.text))
         if encoded is None:
             encoded = self._from_the_beginning(sample, conversation, reader)
         return self.truncate(encoded)
@@ -107,14 +116,16 @@ class ChatTemplate:
         reader.remember(conversation, trace, tokens, turns, by_blocks=self.scale.base != 'all')
         return encoded
 
-    def _as_before(self, sample: Sample, conversation: Conversation, reader: Reader) -> Encoded | None:
+    def _as_before(
+        self, sample: Sample, conversation: Conversation, reader: Reader, known: Known, spelled: Sequence[int]
+    ) -> Encoded | None:
         """A row of a shape that was read before; None if it needs to be read from the beginning all the same: its
         tokens are not where they were, or a part of an answer has a weight of its own."""
-        known = reader.known(conversation)
-        found = reader.tokenizer.spell(known.text) if known else None
-        if known is None or found is None:
+        layout, messages = known.layout, conversation.messages
+        ends = reader.tokenizer.ends(spelled, known.text)
+        if ends is None:
             return None
-        layout, messages, (ids, ends) = known.layout, conversation.messages, found
+        ids = np.array(spelled, dtype=np.int32)
         match = layout.match(known.contents, ids, ends, reader.tokenizer.added(ids))
         if match is None or not self._weigh_alike(layout, match, messages, known.text):
             return None

@@ -8,7 +8,7 @@ Messages without a chat template are their contents one after the other, the ans
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 
 from swift.core.errors import RowError
 from swift.core.types import ROLES, Encoded, Message, Sample
+from swift.templates import ahead
 from swift.templates.args import TemplateArgs
 from swift.templates.fingerprint import digest
 from swift.templates.tokens import Said, Tokenizer
@@ -33,7 +34,7 @@ class TextTemplate:
         self.tokenizer, self.args, self.scale, self.truncate = tokenizer, args, scale, truncate
         self.notes: list[str] = []
         self.stop_ids = tuple(sorted(known))
-        self._encode = Tokenizer(tokenizer)
+        self.words = Tokenizer(tokenizer)
         self._before = [id for id in tokenizer('').input_ids if id == tokenizer.bos_token_id][:1]
         self._after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
@@ -54,6 +55,14 @@ class TextTemplate:
         Raises:
             RowError: the row has no text, or a control string that the tokenizer cannot write as text.
         """
+        return ahead.alone(self.steps(sample), self.words.ids)
+
+    def encode_all(self, samples: Iterable[Sample]) -> Iterator[ahead.Outcome]:
+        """``encode`` of each, in their order; a RowError in place of a row that is refused."""
+        return ahead.together(map(self.steps, samples), self.words.ids)
+
+    def steps(self, sample: Sample) -> ahead.Steps:
+        """The way from a row to its tokens."""
         if sample.text is not None:
             parts = [('text', sample.text, 1.0)]
         else:
@@ -64,7 +73,8 @@ class TextTemplate:
         text = ''.join(content for _, content, _ in parts)
         if not text:
             raise RowError('the row has no text')
-        tokens = self._encode(text, [Said(0, len(text), answer=False)])
+        spelled = (yield text) if self.words.spells else None
+        tokens = self.words(text, [Said(0, len(text), answer=False)], spelled)
         first = len(self._before)
         ids = np.array([*self._before, *tokens.ids, *self._after], dtype=np.int32)
         weight = np.full(len(ids), float(self.scale.base == 'all'), dtype=np.float32)
@@ -87,7 +97,7 @@ class TextTemplate:
             raise RowError('the row brings tools, and plain text has no way to show them')
         text = ''.join(message.content for message in messages)
         said = [Said(0, len(text), answer=False)]
-        return [*self._before, *self._encode(text + (self.args.response_prefix or ''), said).ids.tolist()]
+        return [*self._before, *self.words(text + (self.args.response_prefix or ''), said).ids.tolist()]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, without control tokens."""

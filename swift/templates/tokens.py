@@ -146,13 +146,16 @@ class Tokenizer:
             at = control.end
         return ''.join([*kept, text[at:]])
 
-    def __call__(self, text: str, said: Sequence[Said] = ()) -> Tokens:
+    def __call__(self, text: str, said: Sequence[Said] = (), spelled: Sequence[int] | None = None) -> Tokens:
         """Encode ``text``, whose characters ``said`` come from the row (in order).
+
+        Args:
+            spelled: its ids, if they are known and the tokenizer ``spells``.
 
         Raises:
             RowError: a control string of the row cannot be written without its control token.
         """
-        ids, encoding = self._encode(text)
+        ids, encoding = self._encode(text, spelled)
         controls, wrong = self._sort(text, encoding, ids, said)
         if not wrong:
             return Tokens(ids, tuple(controls), encoding)
@@ -160,28 +163,25 @@ class Tokenizer:
 
     @property
     def spells(self) -> bool:
-        """Whether ``spell`` can be asked."""
+        """Whether ids tell the characters of their tokens: then the ids of many texts can be found at once."""
         return self._spelling is not None
 
-    def spell(self, text: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Ids [T] of ``text`` and the bytes up to the end of each; None if nothing but ``tokenizers`` can tell them."""
-        if self._spelling is None:
-            return None
-        ids = self._ids(text)
-        ends = self._spelling.ends(ids, text.encode())
-        return None if ends is None else (np.array(ids, dtype=np.int32), ends)
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text; other threads of Python run meanwhile, and ``TOKENIZERS_PARALLELISM`` is obeyed."""
+        return [each.ids for each in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def ends(self, ids: Sequence[int], text: str) -> np.ndarray | None:
+        """Bytes of ``text`` up to the end of each of its tokens, int64 [T]; None if only ``tokenizers`` can tell."""
+        return None if self._spelling is None else self._spelling.ends(ids, text.encode())
 
     def added(self, ids: np.ndarray) -> np.ndarray:
         """The numbers of those tokens that are added tokens."""
         return np.flatnonzero(self._added[ids])
 
-    def _ids(self, text: str) -> list[int]:
-        return self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
-
-    def _encode(self, text: str) -> tuple[np.ndarray, Any]:
+    def _encode(self, text: str, ids: Sequence[int] | None) -> tuple[np.ndarray, Any]:
         """Ids, and what tells their characters: by the bytes of the tokens if they spell the text, else as encoded."""
         if self._spelling is not None:
-            ids = self._ids(text)
+            ids = self.ids([text])[0] if ids is None else ids
             offsets = self._spelling(ids, text)
             if offsets is not None:
                 return np.array(ids, dtype=np.int32), offsets

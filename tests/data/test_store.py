@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import shutil
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,16 +13,18 @@ from hypothesis import strategies as st
 
 from swift import data
 from swift.core import files
-from swift.core.errors import CorruptError, DataError
+from swift.core.errors import CorruptError, DataError, RowError
 from swift.core.types import Encoded, Origin
 from swift.data import store as stores
 from swift.data.args import DataArgs
 from swift.data.dataset import Dataset
-from swift.data.encoding import Encoding
+from swift.data.encoding import Encoder, Encoding, _one_by_one
 from swift.data.lint import Examiner
 from swift.data.store import open_or_fill
 
 from .bytes_template import encode, jsonl, pairs, refusing, splitting, text_of
+
+WORDS = ['good', 'bad', 'fair', 'good', 'plain'] * 8
 
 
 def dataset(path, **flags) -> Dataset:
@@ -274,3 +277,38 @@ def test_encoding_keeps_the_account(tmp_path):
     made = [encoding.row(rows.origin(i), lambda i=i: rows.sample(i)) for i in range(3)]
     assert [len(each) for each in made] == [1, 1, 0]
     assert str(encoding.account) == '3 rows read, 2 used, 1 rejected'
+
+
+def test_rows_that_are_read_ahead_are_told_of_in_their_order():
+    """Refused by the file, by the template, left out, used: the account and the lint are those of one row at a time."""
+    rows = data.load_dataset(
+        [{'query': f'{word} {i}', 'response': 'x' * (i % 9 or 90)} for i, word in enumerate(WORDS)]
+    )[0]
+
+    def read(i):
+        if i % 11 == 5:
+            raise RowError('cannot be read')
+        return None if i % 13 == 4 else rows.sample(i)
+
+    def one(sample):
+        return [each for each in refusing('bad')(sample) if len(each) < 80]
+
+    def many(samples):
+        """In twos, as slowly as may be."""
+        waiting = []
+        for sample in samples:
+            waiting.append(sample)
+            if len(waiting) == 2:
+                yield from _one_by_one(one, waiting)
+                waiting = []
+        yield from _one_by_one(one, waiting)
+
+    alone, together = Encoding(one, Examiner()), Encoding(Encoder(one, many), Examiner())
+    reads = [(rows.origin(i), partial(read, i)) for i in range(len(WORDS))]
+    expected = [alone.row(*each) for each in reads]
+    found = list(together.rows(reads))
+    ids = lambda made: [[each.input_ids.tolist() for each in sequences] for sequences in made]
+    assert ids(found) == ids(expected) and together.account == alone.account
+    assert together.account.rejected and together.account.dropped and together.account.used
+    assert together.examiner.digests().tolist() == alone.examiner.digests().tolist()
+    assert ids(Encoding(one, Examiner()).rows(reads)) == ids(expected)
