@@ -194,7 +194,7 @@ class ChatEngine:
             RowError: the conversation cannot be rendered.
             RequestError: something is asked for that is not built.
         """
-        messages, tools = chat.conversation(infer_request)
+        messages, tools = chat.conversation(infer_request, self.model_name)
         prompt = self.template.prompt(messages, tools=tools, **infer_request.chat_template_kwargs)
         request = self.plain(prompt, config, adapter=adapter)
         stops = (*answers.stops(self.template, tools), *([self._stop_text] if self._stop_text else []))

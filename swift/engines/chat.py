@@ -63,19 +63,26 @@ NOT_BUILT = {  # field -> values that ask for nothing
 }
 
 
-def conversation(request: InferRequest) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:
-    """The messages and tools of a request.
+MEDIA = {'images': 'pictures', 'videos': 'videos', 'audios': 'sounds'}
+
+
+def conversation(request: InferRequest, model: str) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:
+    """The messages and tools of a request to ``model``, which is what an error calls it.
 
     Raises:
-        RequestError: it has no messages, or media.
-        RowError: a message cannot be read.
+        RequestError: it has media.
+        RowError: it has no messages, or a message cannot be read.
     """
     from swift.data.rows import messages as rows
 
     media: dict[str, list[Any]] = {}
     turns = rows.conversation(list(request.messages), 'messages', media)
-    if media or request.images or request.videos or request.audios:
-        raise RequestError('pictures, videos and sounds: not built yet', param='messages')
+    if found := [word for name, word in MEDIA.items() if media.get(name) or getattr(request, name)]:
+        raise RequestError(
+            f'{model} is sent {" and ".join(found)}: it answers text alone here, as media are not built yet; '
+            'send parts of type text only',
+            param='messages',
+        )
     return turns, tools(request)
 
 

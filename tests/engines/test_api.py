@@ -164,9 +164,22 @@ def test_conversations_that_cannot_be_read_are_refused(engine, request_):
         engine.infer([request_], EIGHT)
 
 
-def test_pictures_are_refused(engine):
-    with pytest.raises(RequestError, match='not built yet'):
-        engine.infer([InferRequest([{'role': 'user', 'content': 'x'}], images=['a.png'])], EIGHT)
+@pytest.mark.parametrize(
+    ('content', 'more', 'said'),
+    [
+        ('x', {'images': ['a.png']}, 'pictures'),
+        ([{'type': 'image_url', 'image_url': {'url': 'https://example.org/a.png'}}], {}, 'pictures'),
+        (
+            [{'type': 'input_audio', 'input_audio': {'data': '', 'format': 'wav'}}],
+            {'images': ['a']},
+            'pictures and sounds',
+        ),
+    ],
+)
+def test_media_are_refused_by_name(engine, content, more, said):
+    wanted = f'{engine.model_name} is sent {said}: .* not built yet; send parts of type text only'
+    with pytest.raises(RequestError, match=wanted):
+        engine.infer([InferRequest([{'role': 'user', 'content': content}], **more)], EIGHT)
 
 
 def test_one_bad_request_gives_its_error_in_its_place(engine):
