@@ -1,5 +1,8 @@
 """A step is given all threads, or one where other processes hold the cores."""
 
+import os
+import time
+
 import pytest
 import torch
 
@@ -69,3 +72,23 @@ def test_a_meeting_that_takes_long_is_enough_not_to_try(world):
 def test_real_meetings_and_waits_are_numbers():
     assert 0 < cores.meet() < 10
     assert cores.waited() >= 0
+
+
+@pytest.mark.skipif(
+    compiled.missing() is not None or not os.path.isdir('/proc/self/task'), reason='no kernels, or no /proc'
+)
+def test_threads_end_and_are_made_again():
+    before, count = torch.get_num_threads(), lambda: len(os.listdir('/proc/self/task'))
+    torch.set_num_threads(max(2, before))
+    try:
+        cores.meet()
+        busy = count()
+        cores.rest()
+        end = time.monotonic() + 10
+        while count() >= busy and time.monotonic() < end:
+            time.sleep(0.01)
+        assert count() < busy
+        assert cores.meet() > 0
+        assert count() == busy
+    finally:
+        torch.set_num_threads(before)

