@@ -117,7 +117,7 @@ def _draw(scores: Tensor, draws: Sequence[Draw], generator: torch.Generator | No
     noise = exponential(scores, draws, generator)
     if least is None:
         return torch.sub(scores, noise.clamp_(min=FAINTEST).log_(), out=noise).argmax(-1)
-    kept = (scores >= least).view(-1).nonzero().squeeze(1)
+    kept = _where((scores >= least).view(-1))
     luck = noise.view(-1)[kept].clamp_(min=FAINTEST).log_()
     noise.fill_(float('-inf')).view(-1)[kept] = scores.view(-1)[kept] - luck
     return noise.argmax(-1)
@@ -192,7 +192,7 @@ def _least_of_nuclei(scores: Tensor, settings: Sequence[Sampling]) -> Tensor:
     highest, first = blocks.amax(-1).topk(count + 1)
     some = blocks.gather(1, first[:, :count, None].expand(-1, -1, BLOCK)).flatten(1)
     least = nuclei.least(_descending(some))
-    doubtful = (least < highest[:, count:]).squeeze(1).nonzero().squeeze(1)
+    doubtful = _where((least < highest[:, count:]).squeeze(1))
     if len(doubtful):
         least[doubtful] = nuclei.rows(doubtful).least(_descending(scores[doubtful]))
     return least
@@ -238,6 +238,13 @@ def _descending(scores: Tensor) -> Tensor:
     if scores.device.type == 'cpu':
         return torch.from_numpy(np.sort(scores.numpy(), axis=-1)).flip(-1)
     return scores.sort(-1, descending=True).values
+
+
+def _where(mask: Tensor) -> Tensor:
+    """Indices of what is true. torch wakes all its threads for that, however little there is, and waits for them."""
+    if mask.device.type == 'cpu':
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.nonzero().squeeze(1)
 
 
 def exponential(scores: Tensor, draws: Sequence[Draw], generator: torch.Generator | None) -> Tensor:
