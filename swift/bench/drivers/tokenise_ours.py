@@ -19,7 +19,7 @@ rates, supervised = [], 0
 for _ in range(job['tries']):
     template = templates.make(builder.tokenizer, builder.info, TemplateArgs(max_length=job['max_length']))
     start = time.perf_counter()
-    encoded = [template.encode(convert(row, Origin(job['rows'], i), reading)) for i, row in enumerate(rows)]
+    encoded = list(template.encode_all(convert(row, Origin(job['rows'], i), reading) for i, row in enumerate(rows)))
     rates.append(len(rows) / (time.perf_counter() - start))
     supervised = sum(int((each.weight != 0).sum()) for one in encoded for each in one)
 events.write(result={'rates': rates, 'check': supervised})
