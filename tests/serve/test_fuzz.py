@@ -18,7 +18,7 @@ from swift.serve import schema
 from swift.serve.errors import ANTHROPIC
 from swift.serve.routes import ROUTES
 from tests.serve.drawing import anything, mutated, spoiled, values
-from tests.serve.running import running
+from tests.serve.running import running, small
 
 SHORT, LONG = 60, int(os.environ.get('SWIFT_FUZZ', '5000'))
 KINDS = [(route.path, route.kind) for route in ROUTES if route.kind and 'adapter' not in route.path]
@@ -28,7 +28,7 @@ ALLOWED = {200, 400, 404}
 
 @pytest.fixture(scope='module')
 def server():
-    with running(engine=FakeEngine(max_model_len=120)) as made:
+    with running(engine=FakeEngine(max_model_len=120), bounds=small(idle_seconds=600)) as made:
         yield made
         made.is_well()
 
@@ -96,7 +96,7 @@ def test_the_same_for_longer(server, connection, path, kind):
 @pytest.mark.parametrize('count', [500, pytest.param(40 * LONG, marks=pytest.mark.slow)])
 def test_bodies_with_one_thing_changed_never_break_the_server(server, connection, count):
     draw, seen = random.Random(count), Counter()
-    seeds = {path: _seeds(kind) for path, kind in KINDS}
+    seeds = {path: _seeds(kind, min(300, count // 10)) for path, kind in KINDS}
     connection.close()  # the server has closed it: that took longer than a connection is kept open
     for i in range(count):
         path = KINDS[i % len(KINDS)][0]
