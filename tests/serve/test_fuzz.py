@@ -110,12 +110,12 @@ def test_bodies_with_one_thing_changed_never_break_the_server(server, connection
     assert min(seen[200], seen[400]) > count / 100
 
 
-def _seeds(kind):
+def _seeds(kind, count):
     """A hundred right bodies, of short answers."""
     found = []
     short = {name: 2 for name in ('max_tokens', 'max_output_tokens') if name in kind.model_fields}
 
-    @settings(max_examples=120, deadline=None, suppress_health_check=QUIET, database=None, derandomize=True)
+    @settings(max_examples=count, deadline=None, suppress_health_check=QUIET, database=None, derandomize=True)
     @given(drawn(kind))
     def draw(body):
         found.append({**body, **short})
