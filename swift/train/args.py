@@ -78,7 +78,7 @@ class TrainArgs:
     gradient_checkpointing_kwargs: dict | str | None = None
     """Options of recomputation, as JSON: {"use_reentrant": false}."""
     kernels: list[str] = field(default_factory=lambda: ['auto'])
-    """Fast paths to use: auto for all that cover the model, off for none, or names."""
+    """Fast paths to use: auto for those that cover the model and gain, off for none, or names, also beside auto."""
     kernel_check: Literal['fallback', 'warn', 'refuse', 'off'] = 'fallback'
     """When a fast path differs from its plain twin on the first batch: fall back, warn, stop, or do not look."""
     plan: Literal['warn', 'refuse', 'off'] = 'warn'
