@@ -18,7 +18,6 @@ from swift.commands.results import rows_to_answer, write
 from swift.core.errors import ConfigError, DataError, RequestError, RowError
 from swift.core.log import say
 from swift.core.types import Builder, Encoded, Message, Outputs, Sample
-from swift.engines.waiting import Waiting
 from swift.models.args import split_adapter
 
 if TYPE_CHECKING:
@@ -94,10 +93,10 @@ def open_reader(model: Row, template: Row, engine: Row) -> Reader:
     return Reader(open_reading(InferConfig(**groups)))
 
 
-class Reader(Waiting):
+class Reader:
     """A ``Reading`` where servers have an engine: many threads ask it, it reads for one at a time."""
 
-    adapters = ()
+    adapters, ready = (), True
 
     def __init__(self, reading: Reading):
         self._reading, self._lock = reading, threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -144,7 +145,7 @@ def known() -> set[str]:
     """Names of everything that /metrics has."""
     made = house()
     try:
-        metrics = made.metrics()
+        metrics = asyncio.run(made.metrics())
     finally:
         made.chat.close()
         made.close()
