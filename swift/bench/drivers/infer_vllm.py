@@ -27,8 +27,8 @@ def main():
         start, times, ids = time.perf_counter(), {}, {}
         params = SamplingParams(temperature=0, max_tokens=count, min_tokens=count, ignore_eos=True, detokenize=False)
         for i, prompt in enumerate(prompts):
-            engine.add_request(f'{count}.{i}', {'prompt_token_ids': prompt}, params)
-            times[f'{count}.{i}'] = []
+            engine.add_request(f'{count}.{i}:', {'prompt_token_ids': prompt}, params)
+            times[f'{count}.{i}:'] = []  # vLLM puts words of its own behind it
         while engine.has_unfinished_requests():
             for output in engine.step():
                 key = next(name for name in times if output.request_id.startswith(name))
