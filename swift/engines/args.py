@@ -58,7 +58,8 @@ class EngineArgs:
     max_batch_size: int = 16
     """Requests answered at once; -1 means all."""
     max_kv_tokens: int | None = None
-    """Tokens whose keys and values the native engine keeps in memory; None means a quarter of what is free."""
+    """Tokens whose keys and values the native engine keeps in memory; None means a quarter of
+    what is free, on CUDA four fifths."""
     prompt: list[str] = field(default_factory=list)
     """Answer these prompts and exit, instead of a chat."""
     result_path: str | None = None

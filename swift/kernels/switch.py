@@ -68,7 +68,9 @@ def plain(switches: Iterable[Switch]) -> Iterator[None]:
 
 def wanted(words: Collection[str]) -> frozenset[str]:
     """Names of kernels from ``--kernels auto|off|NAME ...``; names beside auto are added. Raises ConfigError."""
-    if list(words) == ['off']:
+    if 'off' in words:
+        if len(words) > 1:
+            raise ConfigError(f'--kernels {" ".join(words)}: off stands alone')
         return frozenset()
     for word in words:
         if word not in ('auto', *KERNELS):

@@ -10,6 +10,6 @@ LIBRARIES = ('fastapi', 'uvicorn')
 
 
 def check() -> None:
-    """Raises SwiftError naming the extra. Imports nothing, so that the engine can begin to load first."""
+    """Raises SwiftError naming what to install. Imports nothing, so that the engine can begin to load first."""
     if missing := [name for name in LIBRARIES if find_spec(name) is None]:
-        raise SwiftError(f"serving needs {' and '.join(missing)}: pip install 'swift[serve]'")
+        raise SwiftError(f'serving needs {" and ".join(missing)}: pip install {" ".join(missing)}')

@@ -17,7 +17,7 @@ from swift.serve.call import Call
 from swift.serve.errors import ApiError, invalid
 from swift.serve.generate import Plan, Said
 from swift.serve.house import House
-from swift.serve.parts import Part, Parts, Step
+from swift.serve.parts import Part, Parts, Step, respond
 from swift.serve.schema import ChatRequest
 from swift.serve.schema_messages import (
     AssistantMessage,
@@ -46,13 +46,8 @@ async def answer(asked: MessagesRequest, house: House, call: Call) -> Response:
     """Continue a conversation: whole, or as events."""
     plan = await _admitted(chat.prepare, asked, house, call)
     said = generate.answers(house, call, plan)
-    made = _Message(asked, plan, house, call)
-    if asked.stream:
-        return await events.begun(made.events(said), call, named=True)
-    await made.parts.collect(said)
-    whole = made.whole()
-    call.detail |= {'answer': whole['content']} if house.verbose else {}
-    return JSONResponse(whole)
+    kept = 'content' if house.verbose else None
+    return await respond(_Message(asked, plan, house, call), said, call, stream=bool(asked.stream), kept=kept)
 
 
 async def count(asked: CountRequest, house: House, call: Call) -> Response:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
+
+from starlette.responses import JSONResponse, Response
 
 from swift.serve import events
+from swift.serve.call import Call
 from swift.serve.generate import Said
 from swift.templates.answers import Delta
 
@@ -78,3 +81,25 @@ class Parts:
     def _end(self) -> Iterator[Step]:
         if self.all:
             yield Step('end', self.all[-1])
+
+
+class Telling(Protocol):
+    """An answer in the words of an API."""
+
+    parts: Parts
+
+    def events(self, said: AsyncGenerator[Said, None]) -> AsyncGenerator[Any, None]: ...
+    def whole(self) -> dict[str, Any]: ...
+
+
+async def respond(
+    telling: Telling, said: AsyncGenerator[Said, None], call: Call, *, stream: bool, kept: str | None
+) -> Response:
+    """The answer as events, or whole; then its field ``kept`` goes to the log."""
+    if stream:
+        return await events.begun(telling.events(said), call, named=True)
+    await telling.parts.collect(said)
+    whole = telling.whole()
+    if kept is not None:
+        call.detail['answer'] = whole[kept]
+    return JSONResponse(whole)

@@ -11,14 +11,14 @@ import uuid
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from swift.serve import chat, events, generate, strict, words
 from swift.serve.call import Call
 from swift.serve.errors import ApiError
 from swift.serve.generate import Plan, Said
 from swift.serve.house import House
-from swift.serve.parts import Part, Parts, Step
+from swift.serve.parts import Part, Parts, Step, respond
 from swift.serve.schema import ChatRequest, RefusalPart
 from swift.serve.schema_responses import (
     CallItem,
@@ -50,13 +50,8 @@ async def answer(asked: ResponsesRequest, house: House, call: Call) -> Response:
     except ApiError as error:
         raise error.renamed(NAMES) from None
     said = generate.answers(house, call, plan)
-    made = _Response(asked, plan, call)
-    if asked.stream:
-        return await events.begun(made.events(said), call, named=True)
-    await made.parts.collect(said)
-    whole = made.whole()
-    call.detail |= {'answer': whole['output']} if house.verbose else {}
-    return JSONResponse(whole)
+    kept = 'output' if house.verbose else None
+    return await respond(_Response(asked, plan, call), said, call, stream=bool(asked.stream), kept=kept)
 
 
 # ----------------------------------------------------------------------------------------------------------- request

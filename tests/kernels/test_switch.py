@@ -22,7 +22,7 @@ def test_words_choose_kernels(words, chosen):
     assert wanted(words) == chosen
 
 
-@pytest.mark.parametrize('words', [['off', 'norm'], ['normm']])
-def test_words_that_choose_none_are_named(words):
-    with pytest.raises(ConfigError, match='no such kernel'):
+@pytest.mark.parametrize(('words', 'why'), [(['off', 'norm'], 'off stands alone'), (['normm'], 'did you mean norm')])
+def test_words_that_choose_nothing_are_named(words, why):
+    with pytest.raises(ConfigError, match=why):
         wanted(words)
