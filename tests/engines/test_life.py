@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -299,3 +301,23 @@ def test_update_changes_the_answers_and_refuses_strange_weights():
             native.update([('model.strange', torch.zeros(1))])
         with pytest.raises(SwiftError, match='not \\(1,\\)'):
             native.update([('model.norm.weight', torch.zeros(1))])
+
+
+ENDING = """
+import threading
+from swift.core.types import Request, Sampling
+from tests import tiny
+from tests.engines.plain import engine
+
+never_left = [engine(tiny.model(), stop_ids=()) for _ in range(8)]
+begun = threading.Semaphore(0)
+for opened in never_left:
+    opened.__enter__().begin(Request('long', (5, 6, 7), Sampling(max_tokens=200)), lambda _: begun.release())
+for _ in never_left:
+    begun.acquire()
+"""
+
+
+def test_a_program_that_ends_while_engines_compute_ends_with_0():
+    done = subprocess.run([sys.executable, '-c', ENDING], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -5,9 +5,12 @@ Nobody waits in vain: every call is answered with a result or an exception, also
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -18,7 +21,8 @@ from swift.core.errors import HangError, SwiftError
 from swift.engines.native.scheduler import Scheduler
 
 T = TypeVar('T')
-PATIENCE = 60.0  # seconds that ``stop`` waits for the step under way
+PATIENCE = 60.0  # seconds that ``wait`` waits for the step under way
+LIVING: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
 class Inbox:
@@ -59,6 +63,7 @@ class Worker:
         self._inbox = Inbox()
         self._thread = threading.Thread(target=run, args=(scheduler, self._inbox), name='swift-engine', daemon=True)
         self._thread.start()
+        LIVING.add(self)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Have ``function`` run between two steps. Raises SwiftError when the thread has ended."""
@@ -75,6 +80,17 @@ class Worker:
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
             raise HangError(f'the engine is still in the same step after {PATIENCE:.0f} s')
+
+
+@atexit.register
+def _end_all() -> None:
+    """Wait for all threads: one that is inside C++ when the interpreter ends would take the process down (SIGABRT)."""
+    for worker in list(LIVING):
+        with contextlib.suppress(SwiftError):  # it has ended before
+            worker.ask_to_stop()
+    for worker in list(LIVING):
+        with contextlib.suppress(HangError):  # then nothing is left to be done
+            worker.wait()
 
 
 def run(scheduler: Scheduler, inbox: Inbox) -> None:
