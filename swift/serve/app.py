@@ -84,6 +84,7 @@ def build(house: House, routes: Sequence[Route]) -> Door:
     app.exception_handler(HTTPException)(_no_route)
     document(app, [route.kind for route in routes if route.kind is not None])
     house.routes = frozenset(route.path for route in routes)
+    house.lines = frozenset(route.path for route in routes if route.in_line)
     return Door(app, house)
 
 

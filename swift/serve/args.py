@@ -38,6 +38,8 @@ class ServeArgs:
     """Redis that replicas count in together (redis://HOST:6379/0); better in the variable SWIFT_QUOTA_STORE."""
     queue: int = 256
     """Requests that may wait; more are answered with 429."""
+    queue_seconds: float = 30.0
+    """Seconds that they may have to wait, as fast as work is done; who would wait longer is answered with 429."""
     deadline: float = 600.0
     """Seconds that a request may take, waiting included."""
     max_body_bytes: int = 4 * 1024 * 1024
@@ -115,7 +117,7 @@ def problems(args: ServeArgs, host: str = 'host', port: str = 'port') -> list[tu
     for name in (*LIMITS, 'queue', 'max_body_bytes'):
         if (value := getattr(args, name)) is not None and value < 1:
             found.append((name, f'--{name} {value}: must be at least 1'))
-    for name in ('deadline', 'engine_stall'):
+    for name in ('queue_seconds', 'deadline', 'engine_stall'):
         if getattr(args, name) <= 0:
             found.append((name, f'--{name} {getattr(args, name)}: must be above 0'))
     if args.drain < 0:

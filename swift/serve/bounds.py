@@ -28,6 +28,8 @@ class Bounds:
     """Connections at once; more are answered with 503."""
     queue: int = 256
     """Requests that wait for the engine; more are answered with 429."""
+    queue_seconds: float = 30.0
+    """How long they may have to wait, as places become free; who would wait longer is answered with 429."""
     head_seconds: float = 10.0
     """A client's time to send a request line and headers."""
     body_seconds: float = 30.0

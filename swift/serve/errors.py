@@ -5,6 +5,7 @@ Errors are OpenAI's; on the routes of Anthropic's API they are Anthropic's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -76,7 +77,7 @@ def invalid(message: str, param: str | None = None, *, code: str = 'invalid_valu
 
 def later(message: str, code: str, seconds: float, *, status: int = 503) -> ApiError:
     """The same request may be answered after ``seconds``."""
-    return ApiError(status, message, code, headers={'retry-after': str(max(1, round(seconds)))})
+    return ApiError(status, message, code, headers={'retry-after': str(max(1, math.ceil(seconds)))})
 
 
 def from_engine(error: BaseException) -> ApiError:

@@ -71,7 +71,7 @@ class House:
 
     The engine of ``chat`` answers under ``name`` and, with its adapters, under their names; where the model only reads,
     a ``pooled.Outline`` stands there. ``encode`` turns plain text into tokens. ``rules`` judge what is asked and
-    answered. ``routes`` are the paths that metrics call by their names.
+    answered. ``routes`` are the paths that metrics call by their names, ``lines`` those whose requests get in line.
     """
 
     name: str
@@ -90,6 +90,7 @@ class House:
     sees: bool = False
     default_adapter: str | None = None
     routes: frozenset[str] = frozenset()
+    lines: frozenset[str] = frozenset()
     created: int = field(default_factory=lambda: int(time.time()))
     seen: Seen = field(default_factory=Seen)
     draining: bool = False
@@ -119,10 +120,14 @@ class House:
 
     async def admit(self, call: Call) -> None:
         """Let a request in that the engine will answer. Raises ApiError 429 or 503; nothing was computed then."""
+        self._refuse_line(call)
+        await self.book(self.ledger.take, call.key.id, call.key.allowance)
+
+    def _refuse_line(self, call: Call) -> None:
+        """Raises ApiError for what could not even get in line."""
         if self.ready:
             raise later(self.ready, 'engine_unavailable', 5)
         self.gate.check(call.key.id, call.key.allowance.parallel)
-        await self.book(self.ledger.take, call.key.id, call.key.allowance)
 
     def count(self, key: str, tokens: int) -> None:
         """Write down what was used; never waits."""
@@ -184,13 +189,15 @@ class House:
         return self.chat.engine.ready
 
     def refuse_work(self, call: Call) -> None:
-        """Raises ApiError 503 for what needs the engine, where it cannot be used."""
+        """Raises ApiError 503 or 429 for what cannot be begun now, before its body is read."""
         if call.method != 'POST':
             return
         if self.draining:
             raise later('the server is about to end', 'draining', 5)
         if self.broken:
             raise later(self.broken, 'broken', 60)
+        if call.path in self.lines:
+            self._refuse_line(call)
 
     def audit_failed(self, error: DiskError) -> None:
         """Nothing may be answered that cannot be written down."""
@@ -234,6 +241,7 @@ class House:
             Gauge('swift_requests_open', 'Requests under way.', lambda: float(len(self.open))),
             Gauge('swift_queue_waiting', 'Requests that wait for the engine.', lambda: float(self.gate.waiting)),
             Gauge('swift_queue_running', 'Answers that the engine was given.', lambda: float(self.gate.running)),
+            Gauge('swift_queue_wait_seconds', 'How long a request that comes now would wait.', self.gate.wait),
             Gauge('swift_loop_lag_seconds', 'How late the event loop is.', lambda: self.lag),
         ]
         gauges += [

@@ -20,13 +20,22 @@ Endpoint = Callable[..., Awaitable[Response]]
 
 
 class Route(NamedTuple):
-    """``answer(asked, house, call)`` for a body of ``kind``; without a body ``answer(house, call)``."""
+    """``answer(asked, house, call)`` for a body of ``kind``; without a body ``answer(house, call)``.
+
+    ``admin``: it changes what is served, and does not wait for the engine as others that have bodies do.
+    """
 
     method: str
     path: str
     answer: Endpoint
     summary: str
     kind: type[BaseModel] | None = None
+    admin: bool = False
+
+    @property
+    def in_line(self) -> bool:
+        """Whether its requests wait for the engine."""
+        return self.kind is not None and not self.admin
 
 
 # ------------------------------------------------------------------------------------------------------------ health
@@ -115,8 +124,8 @@ ROUTES = (
     Route('POST', '/v1/responses', responses.answer, 'Continue a conversation of items', ResponsesRequest),
     Route('POST', '/v1/messages', messages.answer, 'Continue a conversation, as Anthropic has it', MessagesRequest),
     Route('POST', '/v1/messages/count_tokens', messages.count, 'Tokens of such a conversation', CountRequest),
-    Route('POST', '/v1/load_lora_adapter', adapters.load, 'Load an adapter (admin)', schema.AdapterLoad),
-    Route('POST', '/v1/unload_lora_adapter', adapters.unload, 'Unload an adapter (admin)', schema.AdapterUnload),
+    Route('POST', '/v1/load_lora_adapter', adapters.load, 'Load an adapter (admin)', schema.AdapterLoad, True),
+    Route('POST', '/v1/unload_lora_adapter', adapters.unload, 'Unload an adapter (admin)', schema.AdapterUnload, True),
 )
 """What a model that generates is served by."""
 

@@ -143,15 +143,37 @@ def test_a_key_may_have_so_many_requests_open():
 def test_a_full_queue_is_429_at_once():
     engine = FakeEngine(step_seconds=0.05)
     with running(engine=engine, bounds=small(queue=2), gate=Gate(1, 2)) as server:
-        waiting = [threading.Thread(target=server.chat, args=('x' * 40,)) for _ in range(3)]
+        waiting = [threading.Thread(target=server.chat, args=('x' * 20,)) for _ in range(3)]
         for thread in waiting:
             thread.start()
         until(lambda: server.house.gate.waiting == 2)
-        status, answer, headers = server.chat('Hi')
-        assert (status, answer['error']['code']) == (429, 'queue_full')
-        assert int(headers['retry-after']) >= 1
+        for body in (b'{', b'{"messages": [{"role": "user", "content": "Hi"}]}'):  # it is not read
+            status, answer, headers = server.post('/v1/chat/completions', body)
+            assert (status, answer['error']['code']) == (429, 'queue_full')
+            assert int(headers['retry-after']) >= 1
+        assert server.get('/v1/models')[0] == 200
+        assert server.post('/v1/nothing', b'{')[0] == 404
         for thread in waiting:
             thread.join()
+        server.is_well()
+
+
+def test_a_queue_that_takes_too_long_is_429_and_says_how_long():
+    engine = FakeEngine(step_seconds=0.05)
+    with running(engine=engine, bounds=small(queue_seconds=1.5), gate=Gate(1, 256, 1.5)) as server:
+        waiting = [threading.Thread(target=server.chat, args=('x' * 40,)) for _ in range(2)]
+        waiting[0].start()
+        until(lambda: server.house.gate.running == 1)
+        waiting[1].start()
+        until(lambda: server.house.gate.wait() > 2)
+        status, answer, headers = server.chat('Hi')
+        assert (status, answer['error']['code']) == (429, 'queue_full')
+        assert int(headers['retry-after']) >= 2
+        assert server.get('/v1/limits')[1]['server']['queue_seconds'] == 1.5
+        assert '\nswift_queue_wait_seconds ' in server.get('/metrics')[1]
+        for thread in waiting:
+            thread.join()
+        assert server.house.gate.wait() == 0
         server.is_well()
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
 
 import pytest
 
+from swift.core.errors import UnavailableError
 from swift.serve.errors import ApiError
 from swift.serve.gate import Gate
+from tests.serve.clock import ahead
 
 
 def run(coroutine):
@@ -139,3 +142,106 @@ def test_no_place_is_lost_whoever_leaves_whenever(seed):
         assert not gate._open and not gate._taken and not gate._lines
 
     run(story())
+
+
+# ---------------------------------------------------------------------------------------------------- how long it takes
+LIMIT, LENGTH = 30.0, 600.0  # seconds that a request may have to wait, and that a story takes
+TAKES = {  # seconds that an answer takes, drawn
+    'short answers': lambda draw, now: draw.expovariate(1 / 2),
+    'slow answers of one length': lambda draw, now: 60.0,
+    'one in ten is long': lambda draw, now: 60.0 if draw.random() < 0.1 else 1.0,
+    'longer ones after a while': lambda draw, now: 2.0 if now < LENGTH / 4 else 15.0,
+}
+
+
+async def flooded(gate, takes, rate, keys=('a',)):
+    """(key, when it came, how long it waited or None where it was refused) of requests that come ``rate`` a second."""
+    loop, draw, seen = asyncio.get_running_loop(), random.Random(1), []
+
+    async def visit(key):
+        came = loop.time()
+        try:
+            async with gate.turn(key, 1, None):
+                seen.append((key, came, loop.time() - came))
+                await asyncio.sleep(takes(draw, loop.time()))
+        except ApiError as error:
+            assert error.code == 'queue_full'
+            seen.append((key, came, None))
+
+    tasks = []
+    while loop.time() < LENGTH:
+        tasks.append(asyncio.ensure_future(visit(draw.choice(keys))))
+        await asyncio.sleep(draw.expovariate(rate))
+    await asyncio.gather(*tasks)
+    return seen
+
+
+@pytest.mark.parametrize('name', TAKES)
+def test_who_would_wait_too_long_is_refused_and_no_place_stands_empty(name):
+    async def story():
+        places, draw = 16, random.Random(0)
+        gate = Gate(places, 10_000, LIMIT, clock=asyncio.get_running_loop().time)
+        usual = statistics.mean(TAKES[name](draw, LENGTH) for _ in range(2000))
+        seen = await flooded(gate, TAKES[name], 10 * places / usual)
+        waits = sorted(wait for _, came, wait in seen if wait is not None and came > LENGTH / 2)
+        assert statistics.median(waits) < 1.5 * LIMIT
+        assert waits[-1] < 3 * LIMIT
+        begun = sum(wait is not None and LENGTH / 2 < came + wait < LENGTH for _, came, wait in seen)
+        assert begun > 0.9 * (LENGTH / 2 - usual) * places / usual
+
+    ahead(story())
+
+
+def test_a_modest_key_is_let_in_where_a_greedy_one_has_filled_the_time():
+    async def story():
+        gate = Gate(8, 10_000, LIMIT, clock=asyncio.get_running_loop().time)
+        seen = await flooded(gate, TAKES['short answers'], 40, keys=(*['greedy'] * 19, 'modest'))
+        answered = [wait for key, _, wait in seen if key == 'modest' and wait is not None]
+        assert len(answered) > 0.8 * min(4 * LENGTH / 2, sum(key == 'modest' for key, *_ in seen))
+        assert statistics.median(answered) < LIMIT
+
+    ahead(story())
+
+
+def test_work_that_is_alone_does_not_promise_the_same_of_work_that_is_shared():
+    async def story():
+        gate, release = Gate(4, 1000, LIMIT, clock=asyncio.get_running_loop().time), asyncio.Event()
+        for _ in range(200):
+            async with gate.turn('a', 1, None):
+                await asyncio.sleep(0.1)
+        assert gate.wait(100) < 5
+        tasks = [asyncio.create_task(hold(gate, 'a', [], release)) for _ in range(8)]
+        await settled()
+        soon = gate.wait()
+        await asyncio.sleep(60)
+        assert soon < 1 and gate.wait() == pytest.approx(5 * 60 / 4, rel=0.1)
+        with pytest.raises(ApiError) as caught:
+            gate.check('a', None)
+        again = int(caught.value.headers['retry-after'])
+        release.set()
+        await asyncio.sleep(again)
+        gate.check('a', None)
+        await asyncio.gather(*tasks)
+
+    ahead(story())
+
+
+def test_an_engine_that_dies_is_not_taken_for_a_fast_one():
+    async def story():
+        gate = Gate(4, 1000, LIMIT, clock=asyncio.get_running_loop().time)
+
+        async def ask(seconds, dies):
+            async with gate.turn('a', 1, None):
+                await asyncio.sleep(seconds)
+                if dies:
+                    raise UnavailableError('the engine died')
+
+        await asyncio.gather(*(ask(10, False) for _ in range(40)))
+        died = [asyncio.create_task(ask(1, True)) for _ in range(40)]
+        await asyncio.gather(*died, return_exceptions=True)
+        begun = [asyncio.create_task(ask(10, False)) for _ in range(5)]
+        await settled()
+        assert gate.wait() > 2
+        await asyncio.gather(*begun)
+
+    ahead(story())
