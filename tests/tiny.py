@@ -61,7 +61,7 @@ def config(architecture: str = 'llama', **changes):
     """A transformers config of the tiny size."""
     from transformers import AutoConfig
 
-    size = {LAYERS.get(architecture, 'num_hidden_layers'): 2, **SIZES[architecture], **changes}
+    size = {LAYERS.get(architecture, 'num_hidden_layers'): 2, **SIZES.get(architecture, SIZE), **changes}
     return AutoConfig.for_model(architecture, vocab_size=400, bos_token_id=1, eos_token_id=2, pad_token_id=0, **size)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from swift.core.types import Segments
-from swift.kernels import flash, prefix, segmentwise
+from swift.kernels import angles, flash, prefix, segmentwise
 from swift.kernels.segmentwise import Rules
 
 NAME = 'swift_packed'
@@ -123,12 +123,12 @@ def install(model: PreTrainedModel, max_length: int, *, fast: bool = True) -> st
 
 
 def long_range(model: PreTrainedModel, max_length: int) -> str | None:
-    """Attention patterns that only show beyond a length the probe does not reach."""
+    """What only shows beyond a length that the probe does not reach: chunks, positions that depend on others."""
     config = model.config.get_text_config()
     chunk = getattr(config, 'attention_chunk_size', None)
     if 'chunked_attention' in (getattr(config, 'layer_types', None) or ()) and chunk and chunk < max_length:
         return f'chunked attention of {chunk} tokens is shorter than the {max_length} tokens of a row'
-    return None
+    return angles.sees_lengths(model, max_length)
 
 
 def _probe(model: PreTrainedModel, before: str, name: str) -> str | None:

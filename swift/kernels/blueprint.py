@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from swift.kernels import compiled
+from swift.kernels.angles import moves, reaching
 from swift.kernels.attention import KERNEL_TOLERANCE, REFUSALS, long_range, packed_attention
 from swift.kernels.decoder import (
     ACTS,
@@ -314,10 +315,10 @@ class _Rotaries:
     def _remember(self, at: int, adjacent: bool) -> int:
         if (at, adjacent) not in self._known:
             self._known[at, adjacent] = len(self.found)
-            self.found.append(Angles(self._table(self._calls[at], adjacent), adjacent))
+            self.found.append(self._angles(self._calls[at], adjacent))
         return self._known[at, adjacent]
 
-    def _table(self, call: Call, adjacent: bool) -> Callable[[int], tuple[Tensor, Tensor]]:
+    def _angles(self, call: Call, adjacent: bool) -> Angles:
         seen = self._record.positions
         assert seen is not None
         args, kwargs, module = call.args, call.kwargs, call.module
@@ -329,16 +330,16 @@ class _Rotaries:
                 return positions
             return value[:, :1].float() if value.is_floating_point() else value
 
-        def table(count: int) -> tuple[Tensor, Tensor]:
-            positions = torch.arange(count)[None]
-            with torch.no_grad():
+        def of(positions: Tensor, reaches: Tensor) -> tuple[Tensor, Tensor]:
+            positions = positions[None]
+            with torch.no_grad(), reaching(reaches[None]):
                 cos, sin = module(
                     *(change(each, positions) for each in args),
                     **{name: change(each, positions) for name, each in kwargs.items()},
                 )
             return self._spread(cos, adjacent)[0], self._spread(sin, adjacent)[0]
 
-        return table
+        return Angles(of, adjacent, moves(module))
 
 
 class _LayerReader:
@@ -528,7 +529,8 @@ def _prove(decoder: Decoder, record: Record, ids: Tensor, logits: Tensor) -> Non
     sequence = np.array([[0, TOKENS, 0, 0]])
     T = up(TOKENS, ROWS)
     owner = np.where(np.arange(T) < TOKENS, 0, -1)
-    rows = Rows(owner, sequence, np.zeros(1, np.int32), np.zeros(0, np.int64))
+    reaches, pages_of = np.array([TOKENS]), np.zeros(1, np.int32)
+    rows = Rows(owner, sequence, reaches, pages_of, np.zeros(0, np.int64))
     for at, call in enumerate(_layer_calls(record)):
         x = torch.zeros(T, blueprint.width, dtype=blueprint.dtype)
         x[:TOKENS] = call.into[0]

@@ -62,7 +62,7 @@ class _Layer(ctypes.Structure):
 
 class _Angles(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ('cos', 'sin')] + [
-        (name, ctypes.c_int64) for name in ('turned', 'adjacent')
+        (name, ctypes.c_int64) for name in ('turned', 'adjacent', 'by_row')
     ]
 
 
@@ -131,10 +131,11 @@ class Layer:
 
 
 class Angles(NamedTuple):
-    """Cosines and sines [positions, R] of the first positions."""
+    """Cosines and sines [T, R] of positions [T] in sequences of lengths [T], which matter only if they ``move``."""
 
-    table: Callable[[int], tuple[Tensor, Tensor]]
+    of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     adjacent: bool
+    moving: bool
 
 
 @dataclass(slots=True)
@@ -241,12 +242,14 @@ class Rows:
     """One step: T rows, a multiple of ROWS; those of a sequence lie together.
 
     ``owner`` int64 [T]: each row's sequence, -1 for none. ``sequences`` int64 [S, 4]: first row, rows, position of the
-    first, where its pages begin in ``pages`` int32. ``wanted`` int64: rows whose logits are asked for. ``spans``:
-    first and last row, the latter exclusive, of rows with an adapter.
+    first, where its pages begin in ``pages`` int32. ``reaches`` int64 [S]: the length that the angles of the tokens
+    within it are chosen by. ``wanted`` int64: rows whose logits are asked for. ``spans``: first and last row, the
+    latter exclusive, of rows with an adapter.
     """
 
     owner: np.ndarray
     sequences: np.ndarray
+    reaches: np.ndarray
     pages: np.ndarray
     wanted: np.ndarray
     spans: list[tuple[int, int, Adapter]] = field(default_factory=list)
@@ -293,7 +296,7 @@ class Decoder:
         self._packed = [self._pack(layer, room) for layer in blueprint.layers]
         self._head = self._pack_head(room)
         self._angles = (_Angles * max(1, len(blueprint.angles)))()
-        self._tables: list[tuple[Tensor, Tensor]] = []
+        self._tables: dict[int, list[Tensor]] = {}  # what the kernel's angles point to
         self._known = 0
         for at, layer in enumerate(blueprint.layers):
             self._describe(at, layer)
@@ -318,7 +321,7 @@ class Decoder:
         """
         blueprint = self.is_
         if len(rows.sequences):
-            self._learn_angles(int((rows.sequences[:, 1] + rows.sequences[:, 2]).max()))
+            self._learn_angles(rows)
         logits = torch.empty(len(rows.wanted), blueprint.vocabulary)
         spans = (_Span * len(rows.spans))(
             *(_Span(start, end, ctypes.addressof(adapter.table)) for start, end, adapter in rows.spans)
@@ -342,16 +345,26 @@ class Decoder:
         part.count, part.embedding_scale = layers[1] - layers[0], 1.0
         return part
 
-    def _learn_angles(self, positions: int) -> None:
-        """Have angles of as many positions, and of some more."""
-        if positions <= self._known:
-            return
-        self._known = up(positions, 1024)
-        self._tables = []
-        for at, angles in enumerate(self.is_.angles):
-            cos, sin = (each.float().contiguous() for each in angles.table(self._known))
-            self._tables.append((cos, sin))
-            self._angles[at] = _Angles(cos.data_ptr(), sin.data_ptr(), cos.shape[1], angles.adjacent)
+    def _learn_angles(self, rows: Rows) -> None:
+        """Have the angles of a step: for each row where they move, else for all positions so far and some more."""
+        firsts, counts, starts, _ = rows.sequences.T
+        longest = int((starts + counts).max())
+        if longest > self._known:
+            self._known = up(longest, 1024)
+            for at, angles in enumerate(self.is_.angles):
+                if not angles.moving:
+                    self._keep(at, angles, torch.arange(self._known), torch.full((self._known,), self._known))
+        if any(angles.moving for angles in self.is_.angles):
+            positions = np.where(rows.owner < 0, 0, np.arange(len(rows.owner)) + (starts - firsts)[rows.owner])
+            reaches = np.maximum(positions + 1, rows.reaches[rows.owner])
+            for at, angles in enumerate(self.is_.angles):
+                if angles.moving:
+                    self._keep(at, angles, torch.from_numpy(positions), torch.from_numpy(reaches))
+
+    def _keep(self, at: int, angles: Angles, positions: Tensor, reaches: Tensor) -> None:
+        """Angles as the kernel reads them."""
+        cos, sin = self._tables[at] = [each.float().contiguous() for each in angles.of(positions, reaches)]
+        self._angles[at] = _Angles(cos.data_ptr(), sin.data_ptr(), cos.shape[1], angles.adjacent, angles.moving)
 
     # ------------------------------------------------------------------------------------------------------ weights
     def refresh(self) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from swift.core.types import Batch, Outputs, Readout
-from swift.kernels import attention, head, layers
+from swift.kernels import angles, attention, head, layers
 from swift.kernels.divergence import Predictions
 from swift.kernels.head import Tap
 from swift.kernels.logprobs import wide
@@ -50,6 +50,7 @@ class Runner:
         """Neftune, told of the segments before each pass."""
         self.teacher: Any = None
         """Who ``divergence`` is measured from: a ``parallel.teacher.Teacher``."""
+        self._moving = angles.install(self.base)
         self._slices_logits = 'logits_to_keep' in inspect.signature(self.base.forward).parameters
         self._tap: Tap | None = None
         self._sharing: str | None = None if settings.prefix_sharing else '--prefix_sharing false'
@@ -64,6 +65,7 @@ class Runner:
     def close(self) -> None:
         """Give the model back as it came."""
         detach(self.model)
+        angles.remove(self.model)
         if self._use_cache is not None:
             self.base.config.use_cache = self._use_cache
 
@@ -107,12 +109,19 @@ class Runner:
             self._sharing = attention.shares_prefixes(self._body) if several else 'whole sequences are pooled'
         return self.unpacked_reason or self._sharing
 
+    def _takes_apart(self, batch: Batch) -> bool:
+        """Whether each sequence gets its own copy of what it shares: also where its length changes the angles in it."""
+        if not batch.segments.prefix_of:
+            return False
+        longer = self._moving is not None and self._moving.original < int(batch.position_ids.max()) + 1
+        return longer or self.unshared_reason() is not None
+
     # ------------------------------------------------------------------------------------------------- forward
     def outputs(self, batch: Batch, needs: frozenset[str]) -> Outputs:
         """What ``needs`` names of a batch on the model's device, in the layout of the batch."""
         if self._reader is not None:
             return self._read(batch, self._reader)
-        if batch.segments.prefix_of and self.unshared_reason() is not None:
+        if self._takes_apart(batch):
             whole, back = layout.unshared(batch)
             return Outputs(**{name: each[back] for name, each in self._tokens(whole, needs).items()})
         return Outputs(**self._tokens(batch, needs))
@@ -126,7 +135,7 @@ class Runner:
 
     def _read(self, batch: Batch, reader: Reader) -> Outputs:
         """Scores or embeddings of the N sequences."""
-        if batch.segments.prefix_of and self.unshared_reason() is not None:
+        if self._takes_apart(batch):
             batch, _ = layout.unshared(batch)
         size = len(batch.segments.leaves)
         packed = self.unpacked_reason is None

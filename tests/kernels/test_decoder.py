@@ -43,7 +43,8 @@ def laid(parts: list[tuple[int, int, list[int]]]) -> Rows:
         pages += held
     wanted = np.arange(len(owner))
     owner += [-1] * (-len(owner) % ROWS)
-    return Rows(np.array(owner), np.array(sequences), np.array(pages, np.int32), wanted)
+    ends = np.array([start + count for start, count, _ in parts])
+    return Rows(np.array(owner), np.array(sequences), ends, np.array(pages, np.int32), wanted)
 
 
 def step(decoder, ids: torch.Tensor, rows: Rows) -> torch.Tensor:

@@ -49,16 +49,19 @@ class Answer:
     stops: StopFinder
     limit: int  # tokens
     stop_ids: frozenset[int]
-    count: int = 0
-    last: int = 0  # the token to feed next
+    said: list[int] = field(default_factory=list)  # all its tokens
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # told with the first piece
     _ids: list[int] = field(default_factory=list)  # since the last piece
     _logprobs: list[TokenLogprob] = field(default_factory=list)
 
+    @property
+    def count(self) -> int:
+        """How many tokens it has."""
+        return len(self.said)
+
     def accept(self, token: int, logprob: TokenLogprob | None) -> bool:
         """Take the next token and deliver what can be shown. Returns whether the answer goes on."""
-        self.last = token
-        self.count += 1
+        self.said.append(token)
         self.draw.note(token)
         self._ids.append(token)
         if logprob is not None:

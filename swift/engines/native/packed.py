@@ -38,11 +38,13 @@ class Run:
     """Tokens whose next one is wanted: a prompt for several answers, or an answer under way.
 
     ``ids`` all tokens; ``read`` those that have keys and values; ``pages`` where they lie; ``shared`` pages that can be
-    found by others, the last of which is called ``name``.
+    found by others, the last of which is called ``name``; ``reach`` the length that rotary angles are chosen by (see
+    ``kernels.angles``): the prompt's, and behind it each token's own.
     """
 
     answers: list[Answer]
     ids: list[int]
+    reach: int
     read: int = 0
     pages: list[int] = field(default_factory=list)
     shared: int = 0
@@ -109,6 +111,7 @@ class Packed:
         self._waiting: deque[Run] = deque()
         self._runs: list[Run] = []
         self._version = 0
+        self._moving = runner.moving
 
     @property
     def running(self) -> int:
@@ -126,7 +129,8 @@ class Packed:
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Queue the answers of one request."""
-        self._waiting.append(Run(list(answers), list(answers[0].ticket.request.prompt_ids)))
+        prompt = answers[0].ticket.request.prompt_ids
+        self._waiting.append(Run(list(answers), list(prompt), len(prompt)))
 
     def clear(self) -> None:
         """Forget everything: its requests have ended."""
@@ -170,13 +174,14 @@ class Packed:
                 return
             self._waiting.popleft()
             if len(run.answers) > room:
-                self._waiting.appendleft(Run(run.answers[room:], list(run.ids)))
+                self._waiting.appendleft(Run(run.answers[room:], list(run.ids), run.reach))
                 run.answers = run.answers[:room]
             room -= len(run.answers)
             self._begin(run)
 
     def _begin(self, run: Run) -> None:
-        run.name, run.alone = self.pages.root((self._version, run.adapter)), False
+        kind = 0 if self._moving is None else self._moving.kind(run.reach)
+        run.name, run.alone = self.pages.root((self._version, run.adapter, kind)), False
         if run.asks_about_prompt:
             self._telling(run).prompt_logprobs = []
         else:
@@ -211,6 +216,8 @@ class Packed:
         for at, each in enumerate(work):
             answer = each.run.answers[0]
             most = min(GUESSES, -(-spare // (len(work) - at)), answer.limit - answer.count - 1)
+            if self._moving is not None:
+                most = min(most, self._moving.left(each.run.reach, len(each.run.ids)))
             each.guesses = each.run.guess(most) if most > 0 else []
             spare -= len(each.guesses)
 
@@ -289,7 +296,7 @@ class Packed:
         else:
             work.rows = 1 + len(work.guesses) if work.whole else 0
         ids = run.ids[run.read : run.read + work.count] + work.guesses
-        return Chunk(ids, run.read, run.table, run.adapter, work.rows)
+        return Chunk(ids, run.read, run.table, run.adapter, work.rows, run.reach)
 
     def _tell_prompt(self, run: Run, logits: Tensor) -> None:
         """Log-probabilities of the tokens that follow those just read."""
@@ -318,7 +325,7 @@ class Packed:
             for page in run.pages[:full]:
                 self.pages.hold(page)
             pages = run.pages[:full]
-            fork = Run([answer], list(run.ids), run.read, pages, min(run.shared, full), run.name, run.alone)
+            fork = Run([answer], list(run.ids), run.reach, run.read, pages, min(run.shared, full), run.name, run.alone)
             self._runs.append(fork)
             if run.read % PAGE:
                 if not self.pages.room:
@@ -343,6 +350,10 @@ class Packed:
                     self._end(run)
                     continue
                 run.ids.append(token)
+                if self._moving is not None and self._moving.passed(run.reach, len(run.ids)):
+                    run.reach = len(run.ids)
+                    self._put_back(run)
+                    continue
                 if guesses and guesses[0] == token:
                     self._desk.counts['guessed_tokens'] += 1
                     run.read += 1

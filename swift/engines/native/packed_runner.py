@@ -29,6 +29,7 @@ class Chunk:
     """Tokens of one sequence that go through the model: ``ids`` at positions from ``start`` on.
 
     ``pages`` int32: where keys and values of the whole sequence lie. ``wanted``: the last so many rows give logits.
+    ``reach``: the length that the angles of the tokens within it are chosen by; those beyond have their own.
     """
 
     ids: Sequence[int]
@@ -36,6 +37,7 @@ class Chunk:
     pages: np.ndarray
     adapter: str | None
     wanted: int
+    reach: int
 
 
 class PackedRunner:
@@ -51,6 +53,7 @@ class PackedRunner:
 
     def __init__(self, runner: Runner, *, longest: int, pages: Callable[[int], int]):
         self._runner, self._longest = runner, longest
+        self.moving = runner.moving
         self._adapters: dict[str, Adapter] = {}
         self.decoder = self._draw(pages)
         for name in runner.adapters:
@@ -91,7 +94,14 @@ class PackedRunner:
         pages_at = np.cumsum([0, *map(len, held)])[:-1]
         sequences = np.stack([firsts, counts, [chunk.start for chunk in chunks], pages_at], 1)
         wanted = np.array([chunk.wanted for chunk in chunks])
-        rows = Rows(owner, sequences, np.concatenate(held), _ranges(firsts + np.array(counts) - wanted, wanted), spans)
+        rows = Rows(
+            owner=owner,
+            sequences=sequences,
+            reaches=np.array([chunk.reach for chunk in chunks]),
+            pages=np.concatenate(held),
+            wanted=_ranges(firsts + np.array(counts) - wanted, wanted),
+            spans=spans,
+        )
         embedded = F.embedding(torch.tensor(ids), self.decoder.is_.embedding)
         return self.decoder.step(embedded, rows)
 

@@ -81,8 +81,12 @@ class Padded:
         running = list(self.groups)
         if batch := self._next_batch(room):
             self._prefill(batch)
+        passing = [answer for group in running for answer in self._take_passing(group)]
         for group in running:
-            self._decode(group)
+            if group.answers:
+                self._decode(group)
+        for answer in passing:
+            self._read_again(answer)
 
     def _next_batch(self, room: int) -> list[Answer]:
         """The waiting answers to prefill together: one adapter, within the room for rows and for prompt tokens."""
@@ -147,10 +151,32 @@ class Padded:
             logits = self.runner.read(request.prompt_ids)[:-1]
             answer.prompt_logprobs = prompt_logprobs(logits, request.prompt_ids[1:], request.sampling.prompt_logprobs)
 
+    def _take_passing(self, group: Group) -> list[Answer]:
+        """Take out the answers whose next token changes the rotary angles of all (see ``kernels.angles``)."""
+        moving = self.runner.moving
+        passing = [moving is not None and moving.passed(length, length + 1) for length in group.lengths]
+        taken = [answer for answer, passes in zip(group.answers, passing, strict=True) if passes]
+        self._keep(group, [not passes for passes in passing])
+        return taken
+
+    def _read_again(self, answer: Answer) -> None:
+        """Give an answer that was taken out a cache anew, and its next token."""
+        request = answer.ticket.request
+        ids = [*request.prompt_ids, *answer.said]
+        try:
+            self.runner.use(request.adapter)
+            logits, cache = self.runner.prefill([ids])
+        except Exception as error:
+            return self._desk.fail(answer.ticket, error)
+        self._desk.counts['prompt_tokens'] += len(ids)
+        group = Group(request.adapter, cache, [answer], [len(ids)])
+        self._choose(group, logits)
+        self._merge(group)
+
     def _decode(self, group: Group) -> None:
         try:
             self.runner.use(group.adapter)
-            logits = self.runner.decode([answer.last for answer in group.answers], group.lengths, group.cache)
+            logits = self.runner.decode([answer.said[-1] for answer in group.answers], group.lengths, group.cache)
         except Exception as error:
             for answer in group.answers:
                 self._desk.fail(answer.ticket, error)
@@ -179,7 +205,7 @@ class Padded:
         if not group.answers:
             return
         for other in self.groups:
-            if other.adapter == group.adapter and self.runner.joinable:
+            if other.answers and other.adapter == group.adapter and self.runner.joinable:
                 kv.join(other.cache, group.cache)
                 other.answers += group.answers
                 other.lengths += group.lengths

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from swift.engines.native.packed_runner import Chunk
 from swift.engines.native.runner import Runner
+from swift.kernels import angles
 from swift.kernels.attention import KERNEL_TOLERANCE, REFUSALS, long_range
 from swift.kernels.blueprint import Misfit
 from swift.kernels.difference import relative
@@ -39,6 +40,7 @@ class PagedRunner:
 
     def __init__(self, runner: Runner, *, longest: int, pages: Callable[[int], int]):
         self._runner = runner
+        self.moving = runner.moving
         if (why := long_range(runner.base, longest)) is not None:
             raise Misfit(why)
         if not runner.accepts('position_ids'):
@@ -76,7 +78,8 @@ class PagedRunner:
         wanted = np.concatenate([np.arange(end - chunk.wanted, end) for chunk, end in zip(chunks, ends, strict=True)])
         ids = np.concatenate([np.asarray(chunk.ids) for chunk in chunks])
         positions = np.concatenate([np.arange(span.start, span.start + span.count) for span in spans])
-        with self._store.passing(self._runner.base, spans):
+        reaches = np.maximum(positions + 1, np.repeat([chunk.reach for chunk in chunks], counts))
+        with self._store.passing(self._runner.base, spans), angles.reaching(self._store.index(reaches)[None]):
             return self._runner.rows(ids, positions, wanted)
 
     def copy_page(self, source: int, to: int) -> None:
@@ -115,7 +118,9 @@ class PagedRunner:
     def _in_pieces(self, texts: Sequence[np.ndarray]) -> Tensor:
         """Logits of the first text, read in three passes beside the others."""
         pages = [np.array(held, np.int32) for _, held in TRIAL]
-        piece = lambda at, start, end: Chunk(texts[at][start:end], start, pages[at], None, (end - start) * (at == 0))
+        piece = lambda at, start, end: Chunk(
+            texts[at][start:end], start, pages[at], None, (end - start) * (at == 0), len(texts[at])
+        )
         first, second, third = (len(text) for text in texts)
         passes = (
             (piece(0, 0, 33), piece(1, 0, second)),

@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache
 from swift.core.errors import ModelError, did_you_mean
 from swift.engines.native import adapters
 from swift.engines.native import cache as kv
+from swift.kernels import angles
 
 UNKNOWN = object()
 CACHE_NAMES = ('past_key_values', 'cache_params')  # attention and hybrid models; pure state-space models
@@ -49,6 +50,7 @@ class Runner:
         empty = kv.make(self.config)
         self.joinable = kv.joinable(empty)
         self.pads_prompts = self.joinable and not kv.recurrent(empty)
+        self.moving = angles.install(base)
 
     def accepts(self, name: str) -> bool:
         """Whether the model's forward has such an argument."""

@@ -29,6 +29,7 @@ from swift.engines.native.padded import Padded
 from swift.engines.native.paged_runner import PagedRunner
 from swift.engines.native.runner import Runner
 from swift.engines.native.sample import choose
+from swift.kernels.angles import sees_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,9 @@ class Scheduler:
     ):
         self.runner = runner
         self.limits = limits
+        if (why := sees_lengths(runner.base, limits.max_model_len)) is not None:
+            logger.info('each request is answered alone: %s', why)
+            runner.joinable = False
         self.tickets: dict[str, Ticket] = {}
         self.heartbeat = time.monotonic()  # when the last step ended
         self.counts: dict[str, int] = dict.fromkeys(

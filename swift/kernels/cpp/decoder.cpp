@@ -219,8 +219,9 @@ static uint32_t *page_of(const Model &is, const Layer &layer, int D, int64_t pag
     return (uint32_t *)layer.pages + (page * is.key_heads + head) * (2 * PAGE * D / Engine::PAIR);
 }
 
-static void turn(float *x, const Angles &by, int64_t position) {
-    const float *cos = by.cos + position * by.turned, *sin = by.sin + position * by.turned;
+static void turn(float *x, const Angles &by, int64_t position, int64_t row) {
+    const int64_t from = (by.by_row ? row : position) * by.turned;
+    const float *cos = by.cos + from, *sin = by.sin + from;
     const int64_t half = by.turned / 2, step = by.adjacent ? 2 : 1, other = by.adjacent ? 1 : half;
     for (int64_t i = 0; i < half; ++i) {
         float *a = x + i * step, *b = a + other;
@@ -250,7 +251,7 @@ static void place(const Model &is, const Layer &layer, const Step &step, const S
             const float scale = root(head, D, norm.eps);
             for (int64_t i = 0; i < D; ++i) head[i] *= scale * norm.weight[i];
         }
-        if (layer.rotary >= 0) turn(head, is.angles[layer.rotary], position);
+        if (layer.rotary >= 0) turn(head, is.angles[layer.rotary], position, row);
         if (asks) {
             E *to = space.queries + (row * is.heads + h) * space.D;
             convert(head, to, int(D));

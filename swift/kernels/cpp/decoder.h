@@ -40,8 +40,8 @@ struct Layer {
 };
 
 struct Angles {
-    const float *cos, *sin;  // [positions][turned]
-    int64_t turned, adjacent;
+    const float *cos, *sin;  // [positions][turned], or [T][turned] of the step's rows
+    int64_t turned, adjacent, by_row;
 };
 
 struct Model {
