@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # --------------------------------------------------------------------------------------------------------- rows
 Role = Literal['system', 'user', 'assistant', 'tool']
+PICTURE = '<image>'
+"""What rows write into a message where a picture stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``loss`` None leaves the choice to the run's ``loss_scale`` rule; a number is the turn's weight."""
+    """One turn. ``loss`` None leaves the choice to the run's ``loss_scale`` rule; a number is the turn's weight.
+
+    ``pictures``: where in ``content`` a ``PICTURE`` stands for a picture; elsewhere it is what somebody wrote.
+    """
 
     role: Role
     content: str
@@ -42,6 +47,7 @@ class Message:
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     name: str | None = None
+    pictures: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +295,7 @@ class ModelInfo:
     template: str | None = None  # named template of the family, used only if the checkpoint brings none
     parameters: int | None = None
     thinking: bool = False  # hybrid thinking family
+    sees: bool = False  # takes pictures, as its files say
     config: Any = None  # transformers PretrainedConfig
 
 
@@ -311,13 +318,14 @@ class Readout:
 class Builder:
     """A model that is not in memory yet. Tuners wrap builders: ``Builder -> Builder``.
 
-    ``readout`` None: a language model, which is asked for its next tokens.
+    ``readout`` None: a language model, which is asked for its next tokens. ``eye`` None: one that takes text alone.
     """
 
     info: ModelInfo
     tokenizer: Any
     build: Callable[[], nn.Module]
     readout: Readout | None = None
+    eye: Eye | None = None
 
     def then(self, change: Callable[[nn.Module], nn.Module]) -> Builder:
         """A builder whose model passes through ``change`` after it is built."""
@@ -367,12 +375,16 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt to answer. ``adapter`` None is the base model (or the only adapter that is active)."""
+    """One prompt to answer. ``adapter`` None is the base model (or the only adapter that is active).
+
+    ``pictures``: files as they came, whose places ``prompt_ids`` has (see ``Eye``).
+    """
 
     id: str
     prompt_ids: tuple[int, ...]
     sampling: Sampling = Sampling()
     adapter: str | None = None
+    pictures: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,12 +424,38 @@ class Template(Protocol):
         """One Encoded, or several when truncation splits. Raises RowError with the reason."""
         ...
 
-    def prompt(self, messages: Sequence[Message], *, tools: Sequence[dict] = (), **kwargs: Any) -> list[int]:
-        """Token ids of the conversation followed by the generation prompt."""
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict] = (),
+        pictures: Sequence[bytes] = (),
+        **kwargs: Any,
+    ) -> list[int]:
+        """Token ids of the conversation with its pictures, in the order of their places, and the generation prompt."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of answer tokens, without control tokens."""
+        ...
+
+
+class Eye(Protocol):
+    """What a model's own processor makes of pictures, which are files as they came (``models.pictures``).
+
+    ``token``: what its chat template writes where a picture stands. ``blind``: why it can take none; None where it can.
+    Both methods raise RequestError: a picture cannot be read, or the model is blind.
+    """
+
+    token: str
+    blind: str | None
+
+    def words(self, pictures: Sequence[bytes]) -> list[str]:
+        """The text that stands for each picture of a prompt, in place of ``token``."""
+        ...
+
+    def inputs(self, pictures: Sequence[bytes], prompt_ids: Sequence[int]) -> dict[str, Tensor]:
+        """What the model's forward takes beside the ids of the whole prompt."""
         ...
 
 

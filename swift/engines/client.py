@@ -66,7 +66,7 @@ class RemoteEngine(Waiting):
     # --------------------------------------------------------------------------------------------------- requests
     def begin(self, request: Request, deliver: Deliver) -> None:
         """Send a request. Raises RequestError when it is not valid, SwiftError when the engine is closed."""
-        self._dialect.check(request.sampling)
+        self._dialect.check(request)
         if not request.prompt_ids:
             raise RequestError('the prompt is empty', param='prompt')
         if request.adapter is not None and request.adapter not in self._adapters:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from swift.core.errors import RequestError, SwiftError
-from swift.core.types import Grammar, Request, Sampling, TokenLogprob
+from swift.core.types import Grammar, Request, TokenLogprob
 
 Json = dict[str, Any]
 CHOSEN = 'token_id:'  # how vLLM names tokens where it is asked for ids
@@ -47,10 +47,16 @@ class Dialect:
     many: bool = True
     adapters: tuple[str, ...] = ()
 
-    def check(self, sampling: Sampling) -> None:
+    def check(self, request: Request) -> None:
         """Refuse what this server would ignore. Raises RequestError."""
+        if request.pictures:
+            raise RequestError(
+                f'{self.name} is spoken to in tokens here, and takes pictures only with text: '
+                '--infer_backend native answers them',
+                param='messages',
+            )
         for name, nothing in self.lacks.items():
-            if (value := getattr(sampling, name)) not in nothing:
+            if (value := getattr(request.sampling, name)) not in nothing:
                 raise RequestError(f'{name} {value!r}: {self.name} cannot do it; the native engine can', param=name)
 
 

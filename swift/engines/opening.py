@@ -99,8 +99,8 @@ def chat_over(flags: Flags, engine: Engine) -> ChatEngine:
 def _outline(flags: Flags) -> tuple[Builder, Template]:
     from swift import models, templates
 
-    builder = models.load(flags.model)
-    return builder, templates.make(builder.tokenizer, builder.info, flags.template)
+    builder = models.load(flags.model, seeing=True)
+    return builder, templates.make(builder.tokenizer, builder.info, flags.template, eye=builder.eye)
 
 
 def _face(flags: Flags, builder: Builder) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from the engine  ['ready', names of adapters] ['failed', error] ['pieces', [[id,
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import struct
@@ -51,7 +52,8 @@ class Frames:
 # ---------------------------------------------------------------------------------------------------------- requests
 def request_out(request: Request) -> dict[str, Any]:
     """A request as JSON values."""
-    return dataclasses.asdict(request)
+    pictures = [base64.b64encode(data).decode() for data in request.pictures]
+    return {**dataclasses.asdict(dataclasses.replace(request, pictures=())), 'pictures': pictures}
 
 
 def request_in(value: dict[str, Any]) -> Request:
@@ -62,7 +64,9 @@ def request_in(value: dict[str, Any]) -> Request:
     said['logit_bias'] = tuple((id, value) for id, value in said['logit_bias'])
     if said['grammar'] is not None:
         said['grammar'] = Grammar(**said['grammar'])
-    return Request(**{**value, 'prompt_ids': tuple(value['prompt_ids']), 'sampling': Sampling(**said)})
+    pictures = tuple(map(base64.b64decode, value['pictures']))
+    changed = {'prompt_ids': tuple(value['prompt_ids']), 'sampling': Sampling(**said), 'pictures': pictures}
+    return Request(**{**value, **changed})
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces

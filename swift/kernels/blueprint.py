@@ -326,8 +326,9 @@ class _Rotaries:
         def change(value: Any, positions: Tensor) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            if value.dtype == positions.dtype and value.shape == seen.shape and torch.equal(value, seen):
-                return positions
+            rows = value.shape[:-1]  # more than one where pictures have positions of several axes (m-rope)
+            if value.dtype == positions.dtype and value.shape[-2:] == seen.shape and (value == seen).all():
+                return positions.expand(*rows, -1)
             return value[:, :1].float() if value.is_floating_point() else value
 
         def of(positions: Tensor, reaches: Tensor) -> tuple[Tensor, Tensor]:
@@ -337,6 +338,8 @@ class _Rotaries:
                     *(change(each, positions) for each in args),
                     **{name: change(each, positions) for name, each in kwargs.items()},
                 )
+            if cos.shape[1] != count:
+                raise Misfit('its angles are not those of the positions it is given')
             return self._spread(cos, adjacent)[0], self._spread(sin, adjacent)[0]
 
         return Angles(of, adjacent, moves(module))

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from swift.core import files, startup
 from swift.core.errors import ConfigError, ModelError, did_you_mean
 from swift.core.types import Builder, ModelInfo
-from swift.models import heads, sentence
+from swift.models import eye, heads, sentence
 from swift.models.args import ModelArgs
-from swift.models.info import describe, max_length
+from swift.models.info import PROCESSORS, describe, max_length
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,10 +47,11 @@ NOTICEABLE = 1_000_000_000  # parameters from which loading takes seconds
 GENERATING = ('ForCausalLM', 'LMHeadModel', 'ForConditionalGeneration')
 
 
-def load(args: ModelArgs, **changes: Any) -> Builder:
+def load(args: ModelArgs, *, seeing: bool = False, **changes: Any) -> Builder:
     """A model that is described, checked and ready to be built.
 
     Args:
+        seeing: take models that see pictures with their eyes, too; else those that have no form without are refused.
         changes: passed on to transformers' ``from_pretrained``, over what the flags say.
 
     Raises:
@@ -61,10 +62,7 @@ def load(args: ModelArgs, **changes: Any) -> Builder:
     info = describe(args)
     files.verify_ours(info.path)
     config = _transformers_config(info, args.trust_remote_code)
-    if heads.CLASSES[args.task_type] == heads.CLASSES[None]:
-        _check_class(info, config, args.trust_remote_code)
-    else:
-        heads.check_architecture(info, config, str(args.task_type))
+    auto_class = _auto_class(info, config, args, seeing=seeing)
     length = _scale(config, args)
     longest = length or max_length(config.get_text_config().to_dict())
     if args.task_type == 'embedding' and not args.max_model_len:
@@ -74,8 +72,9 @@ def load(args: ModelArgs, **changes: Any) -> Builder:
     heads.prepare_(config, args, info, tokenizer)
     options = {**_options(info, args), **changes}
     of_adapter = bool(args.adapters)  # which brings the head
-    build = partial(_build, info, options, new_ids, heads.CLASSES[args.task_type], of_adapter)
-    return Builder(info, tokenizer, build, heads.readout(args, info, tokenizer))
+    build = partial(_build, info, options, new_ids, auto_class, of_adapter)
+    sight = eye.open_eye(info) if auto_class == heads.SEEING else None
+    return Builder(info, tokenizer, build, heads.readout(args, info, tokenizer), sight)
 
 
 def outline(args: ModelArgs) -> Builder:
@@ -177,6 +176,20 @@ def _transformers_config(info: ModelInfo, trust_remote_code: bool) -> Any:
         raise ModelError(f'{info.path / "config.json"}: not a config that transformers knows ({error})') from error
 
 
+def _auto_class(info: ModelInfo, config: Any, args: ModelArgs, *, seeing: bool) -> str:
+    """The class of transformers that loads the model. Raises ModelError where none does."""
+    from transformers.models.auto import modeling_auto as auto
+
+    wanted = heads.CLASSES[args.task_type]
+    if wanted != heads.CLASSES[None]:
+        heads.check_architecture(info, config, str(args.task_type))
+        return wanted
+    if seeing and info.sees and config.model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return heads.SEEING
+    _check_class(info, config, args.trust_remote_code)
+    return wanted
+
+
 def _check_class(info: ModelInfo, config: Any, trust_remote_code: bool) -> None:
     """Refuse what AutoModelForCausalLM cannot load, or would load as something else than was saved."""
     from transformers.models.auto import modeling_auto as auto
@@ -191,7 +204,14 @@ def _check_class(info: ModelInfo, config: Any, trust_remote_code: bool) -> None:
     if getattr(config, 'auto_map', None):
         raise _untrusted(info)
     if config.model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise ModelError(f'{info.id}: {info.architecture or config.model_type} is multimodal: not built yet')
+        raise ModelError(
+            f'{info.id}: {info.architecture or config.model_type} is multimodal: '
+            + (
+                'it answers (swift infer, swift deploy), but training, merging and measuring it are not built yet'
+                if info.sees
+                else f'its folder has no {" or ".join(PROCESSORS)}, which says how pictures are prepared; copy it there'
+            )
+        )
     raise ModelError(f'{info.id}: {info.architecture or config.model_type} is not a causal language model')
 
 
@@ -291,7 +311,7 @@ def _build(
             )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise ModelError(f'{info.path}: the weights cannot be loaded ({type(error).__name__}: {error})') from error
-    other_head = auto_class != heads.CLASSES[None]
+    other_head = auto_class not in (heads.CLASSES[None], heads.SEEING)
     missing, unused = sorted(report['missing_keys']), sorted(report['unexpected_keys'])
     if other_head:
         if fresh := [name for name in missing if heads.is_fresh(name, model)]:

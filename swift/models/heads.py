@@ -33,6 +33,8 @@ CLASSES = {
     'embedding': 'AutoModel',
 }
 """Class of transformers by task."""
+SEEING = 'AutoModelForImageTextToText'
+"""The class of a language model that takes pictures."""
 CLASSIFIER = 'ForSequenceClassification'
 OUTPUT_HEADS = ('lm_head', 'cls', 'embed_out', 'output', 'vocab', 'generator_', 'mask_', 'discriminator_')
 """Beginnings of names of weights that a model without a language head leaves in the file."""

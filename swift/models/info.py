@@ -25,6 +25,7 @@ LENGTH_KEYS = (
 )  # fmt: skip
 NO_LIMIT = 1 << 20  # recurrent models have no longest sequence
 TEXT_PARTS = ('text_config', 'llm_config', 'language_config', 'thinker_config')
+PROCESSORS = ('preprocessor_config.json', 'processor_config.json')  # at least one says how pictures are prepared
 DTYPES = ('bfloat16', 'float16', 'float32')
 
 
@@ -55,6 +56,7 @@ def describe(args: ModelArgs, *, weights_needed: bool = True) -> ModelInfo:
         template=family.template if family else None,
         parameters=weights.check(folder) if weights_needed else None,
         thinking='enable_thinking' in own_template if own_template else bool(family and family.thinking),
+        sees=isinstance(config.get('vision_config'), dict) and any((folder / name).is_file() for name in PROCESSORS),
     )
 
 

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from swift.core.types import ModelInfo, Template
+    from swift.core.types import Eye, ModelInfo, Template
     from swift.templates.args import TemplateArgs
 
 
-def make(tokenizer: Any, info: ModelInfo, args: TemplateArgs, *, now: datetime | None = None) -> Template:
+def make(
+    tokenizer: Any, info: ModelInfo, args: TemplateArgs, *, eye: Eye | None = None, now: datetime | None = None
+) -> Template:
     """The template of a run; see ``choose.make``."""
     from swift.templates.choose import make
 
-    return make(tokenizer, info, args, now=now)
+    return make(tokenizer, info, args, eye=eye, now=now)
 
 
 def get_template(processor: Any, default_system: str | None = None, max_length: int | None = None, **flags: Any) -> Any:

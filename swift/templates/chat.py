@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from swift.core.errors import RowError
-from swift.core.types import ROLES, Encoded, Message, Sample
-from swift.templates import agents, ahead, thinking
+from swift.core.types import ROLES, Encoded, Eye, Message, Sample
+from swift.templates import agents, ahead, sight, thinking
 from swift.templates.answers import Speech
 from swift.templates.args import TemplateArgs
 from swift.templates.calls import by_name, of_template
@@ -56,9 +56,11 @@ class ChatTemplate:
         scale: LossScale,
         truncate: Truncate,
         now: datetime,
+        eye: Eye | None = None,
     ):
         """``choose`` gives the source for rows with tools or without; ``known`` are the checkpoint's stop tokens."""
         self.tokenizer, self.args, self.scale, self.truncate = tokenizer, args, scale, truncate
+        self.eye = eye
         self.notes: list[str] = []
         self.agent = agents.of(args.agent_template, of_template(choose(True).text))
         self._choose, self._known, self._now = choose, known, now
@@ -149,21 +151,43 @@ class ChatTemplate:
         answers = [(said[match.bytes(turn.answer)].decode(), turn.message) for turn in layout.turns]
         return all(self.scale.silent(answer, _question(messages, index)) for answer, index in answers)
 
-    def prompt(self, messages: Sequence[Message], *, tools: Sequence[dict] = (), **kwargs: Any) -> list[int]:
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict] = (),
+        pictures: Sequence[bytes] = (),
+        **kwargs: Any,
+    ) -> list[int]:
         """Ids of the conversation and the generation prompt, as ``apply_chat_template`` gives them.
 
         If the last message is an assistant's, the model is to go on with it.
+
+        Raises:
+            RowError: the template refuses the conversation, or does not show a picture.
+            RequestError: the model cannot take the pictures.
         """
         messages, tools = self._told(messages, tools)
+        sight.check(messages, pictures)
         reader, conversation = self._conversation(messages, tools, kwargs)
-        prefix = self.args.response_prefix or ''
+        prefix, said = self.args.response_prefix or '', []
         if messages and messages[-1].role == 'assistant':
             text, said = self._begun(reader, conversation)
-            return reader.tokenizer(text, said).ids.tolist()
-        if not reader.suspects(conversation):
-            return reader.tokenizer(reader.render(conversation, prompt=True) + prefix).ids.tolist()
-        trace = reader.read(conversation, prompt=True)
-        return reader.tokenizer(trace.text + prefix, _said(trace, messages)).ids.tolist()
+        elif pictures or reader.suspects(conversation):
+            trace = reader.read(conversation, prompt=True)
+            text, said = trace.text + prefix, _said(trace, messages)
+        else:
+            text = reader.render(conversation, prompt=True) + prefix
+        if pictures:
+            text, said = sight.expanded(text, said, self.eye, pictures)
+        return [*self._before(text), *reader.tokenizer(text, said).ids.tolist()]
+
+    def _before(self, text: str) -> list[int]:
+        """What processors, unlike tokenizers, put before a rendering that does not begin with it: the first token."""
+        first = self.tokenizer.bos_token
+        if self.eye is None or not first or text.startswith(first):
+            return []
+        return self._text.beginning
 
     def _begun(self, reader: Reader, conversation: Conversation) -> tuple[str, list[Said]]:
         """The text of a conversation whose last answer is to be continued, and who says what in it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.core.errors import ConfigError, RowError, TemplateError
-from swift.core.types import Message, ModelInfo, Template
+from swift.core.types import Eye, Message, ModelInfo, Template
 from swift.templates import catalog
 from swift.templates.args import TemplateArgs
 from swift.templates.chat import ChatTemplate
@@ -21,11 +21,14 @@ from swift.templates.truncate import Truncate
 from swift.templates.weights import LossScale, parse
 
 
-def make(tokenizer: Any, info: ModelInfo, args: TemplateArgs, *, now: datetime | None = None) -> Template:
+def make(
+    tokenizer: Any, info: ModelInfo, args: TemplateArgs, *, eye: Eye | None = None, now: datetime | None = None
+) -> Template:
     """The template of a run.
 
     Args:
         tokenizer: a transformers tokenizer.
+        eye: of a model that takes pictures.
         now: what templates that print the date take for today; a resumed run passes the time of its first start.
 
     Raises:
@@ -48,7 +51,7 @@ def make(tokenizer: Any, info: ModelInfo, args: TemplateArgs, *, now: datetime |
     now = now or datetime.now()
     if args.system:
         _check_system(choose(False), tokenizer, args.system, now)
-    return ChatTemplate(tokenizer, choose, args, known=known, scale=scale, truncate=truncate, now=now)
+    return ChatTemplate(tokenizer, choose, args, known=known, scale=scale, truncate=truncate, now=now, eye=eye)
 
 
 def get_template(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from swift.core.types import Message, ToolCall
+from swift.core.types import PICTURE, Message, ToolCall
 from swift.templates import thinking, tools
 from swift.templates.jinja import Source
 from swift.templates.trace import Kind, Put
@@ -84,13 +84,13 @@ class Conversation:
         say: Callable[[str, Kind], str] = lambda text, kind: put(text, index, kind)
         careful = lambda text: say(text, 'other') if self.suspicious(text) else text
         content, reasoning = thinking.placed(message, apart=not style.inline, moves=style.moves)
-        content = say(content, 'content')
+        shown: Any = _in_parts(content, message.pictures, say) if message.pictures else say(content, 'content')
         reasoning = None if reasoning is None else say(reasoning, 'reasoning')
-        told: dict[str, Any] = {'role': message.role, 'content': content}
+        told: dict[str, Any] = {'role': message.role, 'content': shown}
         if style.blocks and reasoning:
-            told['content'] = [{'type': 'thinking', 'thinking': reasoning}, {'type': 'text', 'text': content}]
-        elif style.parts:
-            told['content'] = [{'type': 'text', 'text': content}]
+            told['content'] = [{'type': 'thinking', 'thinking': reasoning}, {'type': 'text', 'text': shown}]
+        elif style.parts and not message.pictures:
+            told['content'] = [{'type': 'text', 'text': shown}]
         if reasoning is not None and not style.blocks:
             told |= dict.fromkeys(('reasoning_content', 'thinking', *sorted(style.reasoning)), reasoning)
         if message.tool_calls:
@@ -114,3 +114,15 @@ class Conversation:
         arguments = tools.arguments(call, lambda text: say(text, 'call'), careful, objects=style.objects)
         told = {'type': 'function', 'function': {'name': say(call.name, 'name'), 'arguments': arguments}}
         return {'id': careful(id), **told} if id else told
+
+
+def _in_parts(content: str, pictures: Sequence[int], say: Callable[[str, Kind], str]) -> list[dict[str, str]]:
+    """Content as a list: what is said, and a part for each picture in its place."""
+    parts, at = [], 0
+    for place in (*pictures, len(content)):
+        if place > at:
+            parts.append({'type': 'text', 'text': say(content[at:place], 'content')})
+        if place < len(content):
+            parts.append({'type': 'image'})
+        at = place + len(PICTURE)
+    return parts

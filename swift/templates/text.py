@@ -35,7 +35,7 @@ class TextTemplate:
         self.notes: list[str] = []
         self.stop_ids = tuple(sorted(known))
         self.words = Tokenizer(tokenizer)
-        self._before = [id for id in tokenizer('').input_ids if id == tokenizer.bos_token_id][:1]
+        self.beginning = [id for id in tokenizer('').input_ids if id == tokenizer.bos_token_id][:1]
         self._after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     @cached_property
@@ -75,8 +75,8 @@ class TextTemplate:
             raise RowError('the row has no text')
         spelled = (yield text) if self.words.spells else None
         tokens = self.words(text, [Said(0, len(text), answer=False)], spelled)
-        first = len(self._before)
-        ids = np.array([*self._before, *tokens.ids, *self._after], dtype=np.int32)
+        first = len(self.beginning)
+        ids = np.array([*self.beginning, *tokens.ids, *self._after], dtype=np.int32)
         weight = np.full(len(ids), float(self.scale.base == 'all'), dtype=np.float32)
         role = np.zeros(len(ids), dtype=np.uint8)
         at = 0
@@ -91,13 +91,21 @@ class TextTemplate:
         weight[0] = 0
         return self.truncate(Encoded(ids, weight, role, sample.origin))
 
-    def prompt(self, messages: Sequence[Message], *, tools: Sequence[dict] = (), **kwargs: Any) -> list[int]:
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict] = (),
+        pictures: Sequence[bytes] = (),
+        **kwargs: Any,
+    ) -> list[int]:
         """Ids of the contents one after the other; the model goes on with them."""
-        if tools:
-            raise RowError('the row brings tools, and plain text has no way to show them')
+        for given, what in ((tools, 'tools'), (pictures, 'pictures')):
+            if given:
+                raise RowError(f'the row brings {what}, and plain text has no way to show them')
         text = ''.join(message.content for message in messages)
         said = [Said(0, len(text), answer=False)]
-        return [*self._before, *self.words(text + (self.args.response_prefix or ''), said).ids.tolist()]
+        return [*self.beginning, *self.words(text + (self.args.response_prefix or ''), said).ids.tolist()]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, without control tokens."""

@@ -154,7 +154,9 @@ def test_a_model_that_is_no_language_model_is_refused(folder):
 
 def test_a_multimodal_model_is_refused_by_name(folder):
     edit(folder, model_type='llava', architectures=['LlavaForConditionalGeneration'])
-    with pytest.raises(ModelError, match='LlavaForConditionalGeneration is multimodal: not built yet'):
+    with pytest.raises(
+        ModelError, match='LlavaForConditionalGeneration is multimodal: its folder has no preprocessor_config'
+    ):
         load(folder)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from swift.core.errors import RowError, did_you_mean
-from swift.core.types import Message, ToolCall
+from swift.core.types import PICTURE, Message, ToolCall
 from swift.data.rows import fields
 
 CALL = 'tool_call'  # becomes part of an assistant message
@@ -37,9 +37,9 @@ ROLES = {
     'function_call': CALL,
 }
 MEDIA_BLOCKS = {  # block type -> (column, tag in the text)
-    'image': ('images', '<image>'),
-    'image_url': ('images', '<image>'),
-    'input_image': ('images', '<image>'),
+    'image': ('images', PICTURE),
+    'image_url': ('images', PICTURE),
+    'input_image': ('images', PICTURE),
     'video': ('videos', '<video>'),
     'video_url': ('videos', '<video>'),
     'audio': ('audios', '<audio>'),
@@ -91,8 +91,9 @@ def _extend(out: list[Message], turn: Mapping[str, Any], what: str, media: Media
     reasoning = next((turn[key] for key in ('reasoning_content', 'reasoning', 'thinking') if turn.get(key)), None)
     if reasoning is not None:
         found.reasoning.insert(0, fields.text(reasoning, f'{what}.reasoning_content'))
-    for text, id in found.results:
-        out.append(Message('tool', text, loss=weight, name=_call_name(out, id)))
+    for result, id in found.results:
+        text, name = result.text or '', _call_name(out, id)
+        out.append(Message('tool', text, loss=weight, name=name, pictures=tuple(result.pictures)))
     calls += tuple(found.calls)
     if found.text is None and not calls and not found.reasoning:
         if found.results:
@@ -107,6 +108,7 @@ def _extend(out: list[Message], turn: Mapping[str, Any], what: str, media: Media
             reasoning='\n'.join(found.reasoning) or None,
             tool_calls=calls,
             name=name if name is None else fields.text(name, f'{what}.name'),
+            pictures=tuple(found.pictures),
         )
     )
 
@@ -139,12 +141,13 @@ def _loss(turn: Mapping[str, Any], what: str) -> float | None:
 # -------------------------------------------------------------------------------------------------------- content
 @dataclass(slots=True)
 class _Content:
-    """What a turn's content holds. ``text`` None: nothing that is text or a picture."""
+    """What a turn's content holds. ``text`` None: nothing that is text or a picture. ``results`` with ids of calls."""
 
     text: str | None = None
+    pictures: list[int] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
-    results: list[tuple[str, str | None]] = field(default_factory=list)
+    results: list[tuple[_Content, str | None]] = field(default_factory=list)
 
 
 def _content(value: Any, role: str, what: str, media: Media) -> _Content:
@@ -176,6 +179,8 @@ def _blocks(blocks: list[Any], what: str, media: Media) -> _Content:
             texts.append(fields.text(block.get('text'), f'{where}.text'))
         elif kind in MEDIA_BLOCKS:
             column, tag = MEDIA_BLOCKS[kind]
+            if tag == PICTURE:
+                found.pictures.append(sum(map(len, texts)))
             texts.append(tag)
             if (payload := _payload(block, kind)) is not None:
                 media.setdefault(column, []).append(payload)
@@ -186,8 +191,12 @@ def _blocks(blocks: list[Any], what: str, media: Media) -> _Content:
                 ToolCall(fields.text(block.get('name'), f'{where}.name'), block.get('input'), block.get('id'))
             )
         elif kind == 'tool_result':
-            inner = _content(block.get('content', ''), 'tool', where, media)
-            found.results.append((inner.text or '', block.get('tool_use_id')))
+            result = _content(block.get('content', ''), 'tool', where, media)
+            if result.pictures and found.pictures:  # results become turns before this one
+                raise RowError(
+                    f'pictures out of order: {where} has pictures after those of its turn; put results first'
+                )
+            found.results.append((result, block.get('tool_use_id')))
         else:
             known = ', '.join([*TEXT_BLOCKS, *MEDIA_BLOCKS, 'thinking', 'tool_use', 'tool_result'])
             raise RowError(f'unknown content block: {where} has type {fields.shown(kind)}. Known: {known}')

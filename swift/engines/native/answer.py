@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from swift.core.types import Piece, Request, TokenLogprob
+from swift.engines.grammar import Compiled
 from swift.engines.native.sample import Draw
 from swift.engines.native.text import Detokenizer, StopFinder
 from swift.engines.waiting import Deliver
@@ -23,17 +25,33 @@ class WaiterGone(Exception):
 
 @dataclass(eq=False)
 class Ticket:
-    """A request and its waiter. It is open until every answer has ended, or one failure ended them all."""
+    """A request and its waiter. It is open until every answer has ended, or one failure ended them all.
+
+    ``held``: so many things are still made ready for it. ``seen``: what the model takes of its pictures, until the
+    prompt is read. ``shift``: what the position of a later token is beyond the number of tokens before it.
+    """
 
     request: Request
     deliver: Deliver
     answers: list[Answer] = field(default_factory=list)  # those that have not ended
     closed: bool = False
+    held: int = 0
+    seen: Mapping[str, Tensor] | None = None
+    shift: int = 0
+
+    def constrain(self, compiled: Compiled) -> None:
+        """Let the answers follow a grammar."""
+        for answer in self.answers:
+            answer.draw.constraint = compiled.start(answer.stop_ids)
+
+    def look(self, seen: Mapping[str, Tensor]) -> None:
+        """Let the prompt be read with its pictures."""
+        self.seen = seen
 
     def close(self, last: BaseException | None = None) -> None:
         """Tell the waiter that nothing more comes. A waiter that is gone cannot be told, and that is all right."""
         self.closed = True
-        self.answers = []
+        self.answers, self.seen = [], None
         with contextlib.suppress(Exception):
             self.deliver(last)
 

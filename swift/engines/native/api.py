@@ -83,7 +83,7 @@ class TransformersEngine(ChatEngine):
             max_kv_tokens=max_kv_tokens,
         )
         tokenizer = builder.tokenizer or getattr(template, 'tokenizer', None)
-        engine = NativeEngine(built, decode=template.decode, limits=limits, tokenizer=tokenizer)
+        engine = NativeEngine(built, decode=template.decode, limits=limits, tokenizer=tokenizer, eye=builder.eye)
         super().__init__(
             engine,
             template,
@@ -108,12 +108,12 @@ def _builder(model: Any, args: ModelArgs, template: Template | None, changes: di
     if isinstance(model, Builder):
         return model
     if not isinstance(model, nn.Module):
-        return models.load(replace(args, model=str(model)), **changes)
+        return models.load(replace(args, model=str(model)), seeing=True, **changes)
     folder = model.config._name_or_path
     if template is None:
         if not folder:
             raise ConfigError('template: this model came from no folder with a tokenizer; pass a template')
-        return replace(models.load(replace(args, model=folder)), build=lambda: model)
+        return replace(models.load(replace(args, model=folder), seeing=True), build=lambda: model)
     return Builder(_info(model, folder), None, lambda: model)
 
 
@@ -136,7 +136,7 @@ def _template(builder: Builder, name: str | None) -> Template:
     from swift import templates
     from swift.templates.args import TemplateArgs
 
-    return templates.make(builder.tokenizer, builder.info, TemplateArgs(template=name))
+    return templates.make(builder.tokenizer, builder.info, TemplateArgs(template=name), eye=builder.eye)
 
 
 def _place(model: nn.Module) -> nn.Module:

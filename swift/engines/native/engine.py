@@ -11,6 +11,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from swift.core.errors import ModelError, RequestError, SwiftError, did_you_mean
-from swift.core.types import Request, Sampling
+from swift.core.types import Eye, Request, Sampling
 from swift.engines.grammar import Grammars
+from swift.engines.native.answer import Ticket
+from swift.engines.native.looking import Looking
 from swift.engines.native.runner import Runner
 from swift.engines.native.scheduler import Limits, Scheduler
 from swift.engines.native.worker import Worker
@@ -36,6 +39,7 @@ class NativeEngine(Waiting):
         stop_ids: Tokens that end every answer.
         limits: Sizes of the batch and of the context.
         tokenizer: Of transformers; without it no request can ask for a grammar.
+        eye: Of a model that takes pictures; without it no request can have any.
         guessing: Verify guessed tokens in rows that would be empty; answers are the same without.
         seed: Makes requests without a seed repeatable if they come in the same order; None draws afresh.
 
@@ -51,6 +55,7 @@ class NativeEngine(Waiting):
         stop_ids: Iterable[int] = (),
         limits: Limits,
         tokenizer: Any = None,
+        eye: Eye | None = None,
         seed: int | None = None,
         guessing: bool = True,
     ):
@@ -70,6 +75,7 @@ class NativeEngine(Waiting):
             guessing=guessing,
         )
         self._grammars = None if tokenizer is None else Grammars(tokenizer, runner.vocabulary)
+        self._looking = None if eye is None else Looking(eye)
         cores.rest()
         self._worker = Worker(self._scheduler)
         self._dropped = weakref.finalize(self, _stop_quietly, self._worker)  # frees the model
@@ -78,14 +84,28 @@ class NativeEngine(Waiting):
     def begin(self, request: Request, deliver: Deliver) -> None:
         """Queue a request. Raises RequestError when it is not valid, SwiftError when the engine is closed or dead."""
         check(request, self._scheduler)
-        scheduler, worker, grammar = self._scheduler, self._worker, request.sampling.grammar
-        if grammar is not None and self._grammars is None:
-            raise RequestError('this engine has no tokenizer to follow a grammar with', param='response_format')
-        added = worker.call(lambda: scheduler.add(request, deliver, held=grammar is not None))
+        scheduler, worker = self._scheduler, self._worker
+        parts = self._parts(request)
+        added = worker.call(lambda: scheduler.add(request, deliver, held=len(parts)))
         added.add_done_callback(lambda future: future.exception() and deliver(future.exception()))
-        if grammar is not None and self._grammars is not None:
-            compiled = self._grammars.begin(grammar)  # the other requests go on
-            compiled.add_done_callback(lambda _: _call(worker, lambda: scheduler.release(added.result(), compiled)))
+        for begin, give in parts:
+            made = begin()  # the other requests go on
+            made.add_done_callback(
+                lambda made, give=give: _call(worker, lambda: scheduler.release(added.result(), made, give))
+            )
+
+    def _parts(self, request: Request) -> list[tuple[Callable[[], Future], Callable[[Ticket, Any], None]]]:
+        """What has to be made for a request before it is read: how that is begun, and who is given it."""
+        parts: list[tuple[Callable[[], Future], Callable[[Ticket, Any], None]]] = []
+        if (grammar := request.sampling.grammar) is not None:
+            if (grammars := self._grammars) is None:
+                raise RequestError('this engine has no tokenizer to follow a grammar with', param='response_format')
+            parts.append((lambda: grammars.begin(grammar), Ticket.constrain))
+        if request.pictures:
+            if (looking := self._looking) is None:
+                raise RequestError('this model takes text alone; send no pictures', param='messages')
+            parts.append((lambda: looking.begin(request), Ticket.look))
+        return parts
 
     def abort(self, id: str) -> None:
         """End a request at the next step: its open answers finish with ``abort``. Unknown ids are fine."""
@@ -135,6 +155,8 @@ class NativeEngine(Waiting):
     def close(self) -> None:
         """Abort what is open and end the thread. Raises HangError if it does not end."""
         _stop_quietly(self._worker)
+        if self._looking is not None:
+            self._looking.close()
         self._worker.wait()
 
 

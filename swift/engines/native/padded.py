@@ -16,6 +16,7 @@ from typing import Protocol
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from swift.core.errors import RequestError
 from swift.engines.native import cache as kv
 from swift.engines.native.answer import Answer, Ticket
 from swift.engines.native.runner import Runner
@@ -109,6 +110,8 @@ class Padded:
         if answer.ticket in prompts:
             return True
         ours, theirs = answer.ticket.request, first.ticket.request
+        if ours.pictures or theirs.pictures:  # read by themselves; they decode with the others
+            return False
         if ours.adapter != theirs.adapter or not self.runner.joinable:
             return False
         if not self.runner.pads_prompts and len(ours.prompt_ids) != len(theirs.prompt_ids):
@@ -136,7 +139,11 @@ class Padded:
         self.runner.use(adapter)
         for answer in batch:
             self._tell_prompt(answer)
-        logits, cache = self.runner.prefill(prompts)
+        if tickets[0].seen is None:
+            logits, cache = self.runner.prefill(prompts)
+        else:
+            logits, cache, tickets[0].shift = self.runner.see(prompts[0], tickets[0].seen)
+            tickets[0].seen = None
         self._desk.counts['prompt_tokens'] += sum(map(len, prompts))
         rows = [tickets.index(answer.ticket) for answer in batch]
         if rows != list(range(len(tickets))):  # several answers from one prompt
@@ -148,7 +155,7 @@ class Padded:
         """Log-probabilities of the prompt, where asked for: they take a pass of their own."""
         request = answer.ticket.request
         if answer.index == 0 and request.sampling.prompt_logprobs is not None:
-            logits = self.runner.read(request.prompt_ids)[:-1]
+            logits = self.runner.read(request.prompt_ids, answer.ticket.seen)[:-1]
             answer.prompt_logprobs = prompt_logprobs(logits, request.prompt_ids[1:], request.sampling.prompt_logprobs)
 
     def _take_passing(self, group: Group) -> list[Answer]:
@@ -164,6 +171,8 @@ class Padded:
         request = answer.ticket.request
         ids = [*request.prompt_ids, *answer.said]
         try:
+            if request.pictures:
+                raise RequestError('with pictures this model answers up to its original length only', param='messages')
             self.runner.use(request.adapter)
             logits, cache = self.runner.prefill([ids])
         except Exception as error:
@@ -176,7 +185,9 @@ class Padded:
     def _decode(self, group: Group) -> None:
         try:
             self.runner.use(group.adapter)
-            logits = self.runner.decode([answer.said[-1] for answer in group.answers], group.lengths, group.cache)
+            tokens = [answer.said[-1] for answer in group.answers]
+            shifts = [answer.ticket.shift for answer in group.answers]
+            logits = self.runner.decode(tokens, group.lengths, group.cache, shifts)
         except Exception as error:
             for answer in group.answers:
                 self._desk.fail(answer.ticket, error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +76,39 @@ class Runner:
         cache = kv.make(self.config)
         return self._forward(rows, positions, lengths, cache), cache
 
-    def decode(self, tokens: Sequence[int], lengths: Sequence[int], cache: Cache) -> Tensor:
+    def see(self, prompt: Sequence[int], seen: Mapping[str, Tensor]) -> tuple[Tensor, Cache, int]:
+        """Logits [1, V] after a prompt with pictures, the cache that holds both, and the shift of later positions.
+
+        The model itself finds the positions: those of a picture may be fewer than its tokens (m-rope).
+        """
+        cache = kv.make(self.config)
+        ids = torch.tensor([list(prompt)], device=self.device)
+        inputs = {'input_ids': ids, 'attention_mask': torch.ones_like(ids), **self._placed(seen)}
+        if 'logits_to_keep' in self._accepts:
+            inputs['logits_to_keep'] = 1
+        logits = self.model(**inputs, **{self._cache_name: cache}, use_cache=True).logits[:, -1].to(self.device)
+        deltas = [getattr(part, 'rope_deltas', None) for part in self.base.modules()]
+        return logits, cache, next((int(delta) for delta in deltas if delta is not None), 0)
+
+    def decode(
+        self, tokens: Sequence[int], lengths: Sequence[int], cache: Cache, shifts: Sequence[int] | None = None
+    ) -> Tensor:
         """Logits [B, V] after one more token per row; ``lengths`` are those before it."""
         grown = [length + 1 for length in lengths]
-        return self._forward([[token] for token in tokens], [[length] for length in lengths], grown, cache)
+        positions = [[length + shift] for length, shift in zip(lengths, shifts or [0] * len(lengths), strict=True)]
+        return self._forward([[token] for token in tokens], positions, grown, cache)
 
-    def read(self, prompt: Sequence[int]) -> Tensor:
+    def read(self, prompt: Sequence[int], seen: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits [T, V] after every token of a prompt; nothing is kept."""
         ids = torch.tensor([list(prompt)], device=self.device)
-        return self.model(input_ids=ids, use_cache=False).logits[0].to(self.device)
+        return self.model(input_ids=ids, use_cache=False, **self._placed(seen or {})).logits[0].to(self.device)
+
+    def _placed(self, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is seen, as the model computes."""
+        return {
+            name: value.to(self.device, self.base.dtype if value.is_floating_point() else None)
+            for name, value in seen.items()
+        }
 
     def rows(self, ids: np.ndarray, positions: np.ndarray, wanted: np.ndarray) -> Tensor:
         """Logits [wanted, V] of one row of T tokens whose attention is somebody else's (see ``kernels.paged``)."""

@@ -14,13 +14,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from swift.core.errors import NumericalError, OutOfMemory, RequestError
 from swift.core.types import Request
-from swift.engines.grammar import Compiled
 from swift.engines.native import memory
 from swift.engines.native.answer import Answer, Deliver, Ticket, WaiterGone, open_ticket
 from swift.engines.native.packed import Packed
@@ -32,6 +32,7 @@ from swift.engines.native.sample import choose
 from swift.kernels.angles import sees_lengths
 
 logger = logging.getLogger(__name__)
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ class Scheduler:
         return None
 
     # ------------------------------------------------------------------------------------------ arrivals and ends
-    def add(self, request: Request, deliver: Deliver, *, held: bool = False) -> Ticket:
-        """Take a request on and queue it, or leave that to ``release`` if it is ``held``.
+    def add(self, request: Request, deliver: Deliver, *, held: int = 0) -> Ticket:
+        """Take a request on and queue it, or leave that to so many calls of ``release``.
 
         Raises:
             RequestError: its id is in use.
@@ -123,21 +124,23 @@ class Scheduler:
         )
         self.counts['accepted'] += 1
         self.tickets[request.id] = ticket
+        ticket.held = held
         if not held:
             self._queue(ticket)
         return ticket
 
-    def release(self, ticket: Ticket, compiled: Future[Compiled]) -> None:
-        """Queue a held request whose grammar is compiled, or end it with what that failed with."""
+    def release(self, ticket: Ticket, made: Future[T], give: Callable[[Ticket, T], None]) -> None:
+        """Give a held request what was made for it, or end it with what that failed with. The last one queues it."""
         with self._failing(ticket.answers):
-            for answer in ticket.answers:
-                answer.draw.constraint = compiled.result().start(answer.stop_ids)
-        if ticket.answers:
+            give(ticket, made.result())
+        ticket.held -= 1
+        if ticket.answers and not ticket.held:
             self._queue(ticket)
 
     def _queue(self, ticket: Ticket) -> None:
-        adapter = ticket.request.adapter
-        lane = self._packed if self._packed is not None and self._packed.runner.takes(adapter) else self._padded
+        request, packed = ticket.request, self._packed
+        fast = packed is not None and not request.pictures and packed.runner.takes(request.adapter)
+        lane = packed if packed is not None and fast else self._padded
         lane.add(ticket.answers)
 
     def abort(self, id: str) -> None:
