@@ -338,7 +338,7 @@ class _Rotaries:
                     *(change(each, positions) for each in args),
                     **{name: change(each, positions) for name, each in kwargs.items()},
                 )
-            if cos.shape[1] != count:
+            if cos.shape[1] != positions.shape[1]:
                 raise Misfit('its angles are not those of the positions it is given')
             return self._spread(cos, adjacent)[0], self._spread(sin, adjacent)[0]
 
