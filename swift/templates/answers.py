@@ -32,10 +32,10 @@ class Speech:
     def marks(self) -> tuple[str, ...]:
         """Strings that are told apart by their tokens, so that answers must show them."""
         calls = self.calls
-        if calls is None or calls.body == 'harmony':
-            own: tuple[str, ...] = harmony.MARKS if calls else ()
-        else:
-            own = (calls.open, calls.name_end, calls.close, *calls.section, *calls.key)
+        own: tuple[str, ...] = ()
+        if calls is not None:
+            channels = harmony.MARKS if calls.body in ('harmony', 'atem') else ()
+            own = (calls.open, calls.name_end, calls.close, *calls.section, *calls.key, *calls.wrappers, *channels)
         return (*own, *(tag for tags in self.tags for tag in tags))
 
     def named(self, calls: str | None) -> Speech:
@@ -135,12 +135,13 @@ class Parser:
 
     def _read(self, speech: Speech, tools: Sequence[Mapping[str, Any]], opened: str, tags: Any) -> Reading[None]:
         feed, sink = self._feed, self._sink
-        if speech.calls is not None and speech.calls.body == 'harmony':
-            return (yield from harmony.read(feed, sink, Stripped(sink.reasoning)))
+        if speech.calls is not None and speech.calls.body in ('harmony', 'atem'):
+            calls = CallReader(speech.calls, tools) if speech.calls.body == 'atem' else None
+            return (yield from harmony.read(feed, sink, Stripped(sink.reasoning), calls))
         if opened or tags:
             yield from thinking_reading.read(feed, sink.reasoning, tags, opened=opened)
             feed.drop()
-        if tools and speech.calls is not None:
+        if speech.calls is not None and (tools or speech.calls.wrappers):
             yield from CallReader(speech.calls, tools).read(feed, sink)
         else:
             yield from feed.until((), sink.content)

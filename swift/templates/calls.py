@@ -14,7 +14,7 @@ from typing import Any, Literal
 from swift.core.errors import ConfigError, did_you_mean
 from swift.core.types import ToolCall
 
-Body = Literal['object', 'named', 'tags', 'python', 'gemma', 'harmony']
+Body = Literal['object', 'named', 'tags', 'python', 'elements', 'gemma', 'harmony', 'atem']
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,16 @@ class Format:
         object   open {"name": ..., "arguments": {...}} close; in a list of them if ``listed``
         named    open NAME name_end {...} close
         tags     open NAME name_end (key[0] KEY key[1] VALUE key[2])... close
+        elements open NAME name_end (key[0] <KEY> VALUE key[0] </KEY>)... close, where a VALUE may be made of the same
         python   open [NAME(KEY=VALUE, ...), ...] close
         gemma    open NAME{KEY:VALUE, ...} close
         harmony  messages with a channel and a recipient
+        atem     messages with a recipient, in which calls are tags
     ``section`` stands around all calls of an answer, ``between`` between two. ``bare``: nothing marks a call, so only
-    the very beginning of an answer is taken for one, and only if it names a tool that there is. ``typed``: the key
-    brings attributes, of which ``string="true"`` or ``type="string"`` tells text from JSON. ``numbered``: the name
-    ends with ``:0``, ``:1`` ... and is the call's id. ``stop``: where models go on that should wait for an answer.
-    ``marks``: a chat template that has all of them speaks so.
+    the very beginning of an answer is taken for one, and only if it names a tool that there is. ``typed``: the
+    attribute of a key that tells text from JSON: ``string="true"`` or ``type="string"``. ``counted``: what follows the
+    name, with the number of the call from 0 or from 1. ``wrappers`` stand around what is said beside calls. ``stop``:
+    where models go on that should wait for an answer. ``marks``: a chat template that has all of them speaks so.
     """
 
     name: str
@@ -48,13 +50,15 @@ class Format:
     arguments: str = 'arguments'
     listed: bool = False
     bare: bool = False
-    typed: bool = False
-    numbered: bool = False
+    typed: Literal['', 'string', 'type'] = ''
+    counted: str = ''
+    wrappers: tuple[str, ...] = ()
 
 
 _TOOL_CALL = {'open': '<tool_call>\n', 'close': '\n</tool_call>', 'between': '\n'}
 _REACT = {'open': 'Action: ', 'name_end': '\nAction Input: ', 'between': '\n', 'section': ('', '\nObservation:')}
 _XML = {'name_end': '>\n', 'close': '</function>\n</tool_call>', 'between': '\n'}
+_MINIMAX = ']<]minimax[>['  # before every tag
 _GLM = {'open': '<tool_call>', 'close': '</tool_call>'}
 _DEEPSEEK = {
     'section': ('<｜tool▁calls▁begin｜>', '<｜tool▁calls▁end｜>'),
@@ -75,13 +79,38 @@ def _dsml(name: str, section: str) -> Format:
         key=('<｜DSML｜parameter name="', '>', '</｜DSML｜parameter>\n'),
         close='</｜DSML｜invoke>',
         between='\n',
-        typed=True,
+        typed='string',
+    )
+
+
+def _hunyuan(name: str, suffix: str, marks: tuple[str, ...]) -> Format:
+    return Format(
+        name,
+        'tags',
+        marks=marks,
+        section=(f'<tool_calls{suffix}>\n', f'\n</tool_calls{suffix}>'),
+        open=f'<tool_call{suffix}>',
+        name_end=f'<tool_sep{suffix}>\n',
+        key=(f'<arg_key{suffix}>', f'</arg_key{suffix}>\n<arg_value{suffix}>', f'</arg_value{suffix}>\n'),
+        close=f'</tool_call{suffix}>',
+        between='\n',
     )
 
 
 # Formats of which one's marks are a part of another's stand behind it.
 _ROWS = (
     Format('harmony', 'harmony', marks=('<|channel|>', '<|message|>', '<|call|>')),
+    Format(
+        'muse_glimmer',
+        'atem',
+        marks=('<atem:function_calls>',),
+        section=('<atem:function_calls>\n', '\n</atem:function_calls>'),
+        open='<atem:invoke name="',
+        name_end='">\n',
+        key=('<atem:parameter name="', '">', '</atem:parameter>\n'),
+        close='</atem:invoke>',
+        between='\n',
+    ),
     Format('gemma4', 'gemma', marks=('<|tool_call>',), open='<|tool_call>call:', close='<tool_call|>'),
     _dsml('deepseek_v4', 'tool_calls'),
     _dsml('deepseek_v3_2', 'function_calls'),
@@ -106,7 +135,31 @@ _ROWS = (
         open='<|tool_call_begin|>functions.',
         name_end='<|tool_call_argument_begin|>',
         close='<|tool_call_end|>',
-        numbered=True,
+        counted=':{0}',
+    ),
+    Format(
+        'kimi_k3',
+        'tags',
+        marks=('<|open|>', '<|sep|>', "'argument'"),
+        section=('<|open|>tools<|sep|>', '<|close|>tools<|sep|>'),
+        open='<|open|>call tool="',
+        counted='" index="{1}"',
+        name_end='<|sep|>',
+        key=('<|open|>argument key="', '<|sep|>', '<|close|>argument<|sep|>'),
+        close='<|close|>call<|sep|>',
+        typed='type',
+        wrappers=('<|open|>response<|sep|>', '<|close|>response<|sep|>', '<|close|>message<|sep|>'),
+    ),
+    Format(
+        'minimax_m3',
+        'elements',
+        marks=(_MINIMAX, 'invoke name='),
+        section=(f'{_MINIMAX}<tool_call>\n', f'\n{_MINIMAX}</tool_call>'),
+        open=f'{_MINIMAX}<invoke name="',
+        name_end='">',
+        key=(_MINIMAX, '', ''),
+        close=f'{_MINIMAX}</invoke>',
+        between='\n',
     ),
     Format(
         'minimax_m2',
@@ -145,6 +198,8 @@ _ROWS = (
         close='</function>',
         between='\n',
     ),
+    _hunyuan('hy_v3', ':opensource', marks=('<tool_sep{}>', ':opensource')),
+    _hunyuan('hy_v3_preview', '', marks=('<tool_sep>',)),
     Format(
         'glm4_7',
         'tags',
@@ -249,15 +304,17 @@ def write(form: Format, calls: Sequence[ToolCall]) -> str:
 
 def _write_one(form: Format, call: ToolCall, number: int) -> str:
     arguments = decoded(call.arguments)
+    name = call.name + form.counted.format(number, number + 1)
     if form.body == 'object':
         text = as_json({'name': call.name, form.arguments: arguments})
         return text if form.listed else form.open + text + form.close
     if form.body == 'named':
-        name = f'{call.name}:{number}' if form.numbered else call.name
         return form.open + name + form.name_end + as_json(arguments) + form.close
     if form.body == 'tags':
         keys = ''.join(_write_key(form, key, value) for key, value in arguments.items())
-        return form.open + call.name + form.name_end + keys + form.close
+        return form.open + name + form.name_end + keys + form.close
+    if form.body == 'elements':
+        return form.open + name + form.name_end + _write_elements(form, arguments) + form.close
     if form.body == 'python':
         return f'{call.name}({", ".join(f"{key}={value!r}" for key, value in arguments.items())})'
     raise ConfigError(f'calls in the format {form.name} are written by the chat templates that have it')
@@ -266,8 +323,34 @@ def _write_one(form: Format, call: ToolCall, number: int) -> str:
 def _write_key(form: Format, key: str, value: Any) -> str:
     before, after, end = form.key
     text = value if isinstance(value, str) else as_json(value)
-    attribute = f'" string="{"true" if isinstance(value, str) else "false"}"' if form.typed else ''
-    return before + key + attribute + after + text + end
+    return before + key + attribute(form, kind_of(value)) + after + text + end
+
+
+def _write_elements(form: Format, value: Any) -> str:
+    """A value in elements, which know no null: what is null is left out."""
+    if isinstance(value, Mapping):
+        items = [(key, each) for key, each in value.items() if each is not None]
+    elif isinstance(value, (list, tuple)):
+        items = [('item', each) for each in value]
+    else:
+        return value if isinstance(value, str) else '' if value is None else as_json(value)
+    mark = form.key[0]
+    return ''.join(f'{mark}<{key}>{_write_elements(form, each)}{mark}</{key}>' for key, each in items)
+
+
+def attribute(form: Format, kind: str) -> str:
+    """The attribute of a key whose value is of this kind, a word of JSON schema."""
+    if not form.typed:
+        return ''
+    return f'" {form.typed}="{kind if form.typed == "type" else as_json(kind == "string")}"'
+
+
+_KINDS = {str: 'string', bool: 'boolean', int: 'number', float: 'number', type(None): 'null', list: 'array'}
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, as JSON has it."""
+    return _KINDS.get(type(value), 'object')
 
 
 def decoded(arguments: Any) -> Mapping[str, Any]:

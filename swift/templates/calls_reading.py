@@ -18,6 +18,9 @@ from swift.templates.feed import Feed, Put, Reading
 NAME = re.compile(r'[\w./:-]{1,128}')
 LONGEST_NAME = 256  # characters until what ends a name, attributes included
 NAMES, ARGUMENTS = ('name', 'tool_name'), ('arguments', 'parameters', 'args')
+DEEPEST = 64  # elements in elements
+_BROKEN = object()
+_KEY = re.compile(r'[^\s<>/]+')
 _SEAM = re.compile(r'\n|(?<=>)(?=<)')
 _ATTRIBUTE = re.compile(r'\b(?:string="(true|false)"|type="(\w+)")')
 
@@ -45,19 +48,22 @@ class CallReader:
     def __init__(self, form: Format, tools: Sequence[Mapping[str, Any]]):
         self.form = form
         functions = [tool.get('function', tool) for tool in tools]
-        self._properties = {each.get('name'): _properties(each) for each in functions}
+        self._schemas = {each.get('name'): each.get('parameters') or {} for each in functions}
+        self._properties = {name: _properties(schema) for name, schema in self._schemas.items()}
         self._read = READERS[form.body]
 
     def read(self, feed: Feed, sink: Sink) -> Reading[None]:
         """All of an answer."""
         if self.form.bare:
             return (yield from self._bare(feed, sink))
-        begins = [word.strip() for word in (self.form.section[0], self.form.open) if word]
+        begins = [word.strip() for word in (self.form.section[0], self.form.open) if word] if self._schemas else []
         while True:
             feed.drop()
-            word = yield from feed.until(begins, sink.content)
+            word = yield from feed.until((*begins, *self.form.wrappers), sink.content)
             if not word:
                 return
+            if word in self.form.wrappers:
+                continue
             began = feed.at
             if word == self.form.open.strip():
                 read = yield from self._calls(feed, sink)
@@ -68,6 +74,16 @@ class CallReader:
             else:
                 feed.at = began
                 sink.content(word)
+
+    def section(self, feed: Feed, sink: Sink) -> Reading[bool]:
+        """A section of calls, if the text goes on with one."""
+        began = feed.at
+        yield from feed.blanks()
+        if (yield from feed.skip(self.form.section[0].strip())) and (yield from self._section(feed, sink)):
+            yield from self._closing(feed, self.form.section[1])
+            return True
+        feed.at = began
+        return False
 
     def _bare(self, feed: Feed, sink: Sink) -> Reading[None]:
         """Calls at the beginning of an answer; whatever comes after them is text."""
@@ -182,7 +198,7 @@ class CallReader:
         found = yield from feed.short((form.name_end.strip() or '\n',), LONGEST_NAME)
         name, _, id = (part.strip() for part in (found[0] if found else '').partition('[CALL_ID]'))
         yield from feed.blanks()
-        if form.numbered:
+        if form.counted:
             id, name = f'functions.{name}', name.rpartition(':')[0] or name
         if not self._may_call(name):
             return False
@@ -197,7 +213,7 @@ class CallReader:
         found = yield from feed.short(ends, LONGEST_NAME)
         if not found:
             return False
-        name = found[0].strip()
+        name = found[0].partition('"')[0].strip()
         if not self._may_call(name):
             return False
         if found[1] in (opening, close):
@@ -243,6 +259,83 @@ class CallReader:
         sink.arguments(json.dumps(_guess(text), ensure_ascii=False))
         return True
 
+    def _elements(self, feed: Feed, sink: Sink) -> Reading[bool]:
+        """``NAME name_end (key[0] <KEY> VALUE key[0] </KEY>)...``"""
+        form = self.form
+        found = yield from feed.short((form.name_end,), LONGEST_NAME)
+        if not found or not self._may_call(name := found[0].strip()):
+            return False
+        sink.call(name)
+        sink.arguments('{')
+        before = ''
+        while True:
+            yield from feed.blanks()
+            if (yield from feed.peek((form.close,))) or (key := (yield from self._element_key(feed))) is None:
+                break
+            sink.arguments(f'{before}{json.dumps(key, ensure_ascii=False)}: ')
+            before = ', '
+            schema = _inside(self._schemas.get(name, {}), key)
+            if schema.get('type') == 'string':
+                whole = yield from self._element_text(feed, key, sink)
+            else:
+                value = yield from self._element(feed, key, schema, 0)
+                whole = value is not _BROKEN
+                sink.arguments(json.dumps(value, ensure_ascii=False) if whole else '')
+            if not whole:
+                return True
+        sink.arguments('}')
+        return True
+
+    def _element_key(self, feed: Feed) -> Reading[str | None]:
+        """The key that an element opens with."""
+        before = feed.at
+        if (yield from feed.skip(self.form.key[0])):
+            yield from feed.blanks()
+            if (yield from feed.skip('<')):
+                found = yield from feed.short(('>',), LONGEST_NAME)
+                if found and _KEY.fullmatch(found[0]):
+                    return found[0]
+        feed.at = before
+        return None
+
+    def _element_text(self, feed: Feed, key: str, sink: Sink) -> Reading[bool]:
+        """A text and the end of its element, as it comes."""
+        sink.arguments('"')
+        put = lambda piece: sink.arguments(json.dumps(piece, ensure_ascii=False)[1:-1])
+        if not (yield from feed.until((self.form.key[0],), put)):
+            return False
+        sink.arguments('"')
+        yield from feed.blanks()
+        return bool((yield from feed.skip(f'</{key}>')))
+
+    def _element(self, feed: Feed, key: str, schema: Mapping[str, Any], depth: int) -> Reading[Any]:
+        """A value and the end of its element: text, or elements again. ``_BROKEN`` where it is neither."""
+        mark, kind = self.form.key[0], schema.get('type')
+        said: list[str] = []
+        items: list[tuple[str, Any]] = []
+        marked = yield from feed.until((mark,), said.append)
+        while marked:
+            yield from feed.blanks()
+            if (yield from feed.skip(f'</{key}>')):
+                break
+            feed.at = feed.text.rindex(mark, 0, feed.at)
+            inner = yield from self._element_key(feed)
+            if inner is None or depth == DEEPEST:
+                return _BROKEN
+            value = yield from self._element(feed, inner, _inside(schema, inner), depth + 1)
+            if value is _BROKEN:
+                return _BROKEN
+            items.append((inner, value))
+            yield from feed.blanks()
+            marked = yield from feed.skip(mark)
+        if not marked:
+            return _BROKEN
+        if kind == 'array' or (items and kind != 'object' and all(name == 'item' for name, _ in items)):
+            return [value for _, value in items]
+        if items or kind == 'object':
+            return dict(items)
+        return ''.join(said) if kind == 'string' else _guess(''.join(said))
+
     def _python(self, feed: Feed, sink: Sink) -> Reading[bool]:
         """``[NAME(KEY=VALUE, ...), ...]``: read as a whole."""
         said: list[str] = []
@@ -280,8 +373,16 @@ READERS: dict[str, Callable[[CallReader, Feed, Sink], Reading[bool]]] = {
     'named': CallReader._named,
     'tags': CallReader._tags,
     'python': CallReader._python,
+    'elements': CallReader._elements,
     'gemma': CallReader._gemma,
+    'atem': CallReader._tags,
 }
+
+
+def _inside(schema: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The schema of what is at ``key`` of an object, or of an item of a list; {} where nothing is said."""
+    found = (schema.get('properties') or {}).get(key) or (schema.get('items') if key == 'item' else None)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _parts(text: str) -> list[str]:
@@ -395,15 +496,15 @@ def _word(node: Any) -> Any:
     return ast.Constant(words[node.id]) if isinstance(node, ast.Name) and node.id in words else node
 
 
-_QUOTE = '<|"|>'
+QUOTE = '<|"|>'
 _PLAIN = re.compile(r'[^,{}\[\]:]+')
 
 
 def _gemma_value(text: str) -> tuple[Any, str]:
     """A value in Gemma's notation, and the text behind it. Raises ValueError, IndexError."""
     text = text.lstrip()
-    if text.startswith(_QUOTE):
-        said, quote, rest = text[len(_QUOTE) :].partition(_QUOTE)
+    if text.startswith(QUOTE):
+        said, quote, rest = text[len(QUOTE) :].partition(QUOTE)
         if not quote:
             raise ValueError('a text that does not end')
         return said, rest
@@ -425,7 +526,7 @@ def _gemma_items(text: str, named: bool) -> tuple[Any, str]:
             key, colon, text = text.partition(':')
             if not colon:
                 raise ValueError('no key')
-            keys.append(key.strip().removeprefix(_QUOTE).removesuffix(_QUOTE))
+            keys.append(key.strip().removeprefix(QUOTE).removesuffix(QUOTE))
         value, text = _gemma_value(text)
         items.append(value)
         text = text.lstrip()
@@ -436,7 +537,7 @@ def _gemma_items(text: str, named: bool) -> tuple[Any, str]:
     return (dict(zip(keys, items, strict=True)) if named else items), text[1:]
 
 
-def _properties(function: Mapping[str, Any]) -> dict[str, str]:
+def _properties(parameters: Mapping[str, Any]) -> dict[str, str]:
     """The type of each parameter, where it has one only."""
-    properties = (function.get('parameters') or {}).get('properties') or {}
+    properties = parameters.get('properties') or {}
     return {key: schema.get('type') for key, schema in properties.items() if isinstance(schema, Mapping)}

@@ -22,6 +22,8 @@ TAGS = (
     ('<thought>', '</thought>'),
     ('<reasoning>', '</reasoning>'),
     ('<seed:think>', '</seed:think>'),
+    ('<think:opensource>', '</think:opensource>'),
+    ('<|open|>think<|sep|>', '<|close|>think<|sep|>'),
     ('<mm:think>', '</mm:think>'),
     ('[THINK]', '[/THINK]'),
     ('<|START_THINKING|>', '<|END_THINKING|>'),
@@ -30,6 +32,8 @@ TAGS = (
     ('<|begin_of_thought|>', '<|end_of_thought|>'),
     ('◁think▷', '◁/think▷'),
 )
+# What stands in templates that put such a tag together.
+_BUILT = {'<think:opensource>': '<think{}>', '<|open|>think<|sep|>': "open_tag('think'"}
 # Granite says them in plain words.
 SPOKEN = ('Here is my thought process:', 'Here is my response:')
 _CLOSED = re.compile('|'.join(re.escape(close) for _, close in TAGS) + r'|</seed:cot_budget_reflect>')
@@ -84,7 +88,8 @@ def opens(written: str) -> bool:
 def spoken(source: Source) -> tuple[tuple[str, str], ...]:
     """What opens and closes reasoning in the answers of a model with this template."""
     known = [(open.strip(), close.strip()) for open, close in (*TAGS, SPOKEN)]
-    return tuple(tags for tags in known if any(tag in source.text for tag in tags))
+    text = source.text
+    return tuple(tags for tags in known if any(tag in text for tag in tags) or _BUILT.get(tags[0], tags[0]) in text)
 
 
 def opened(prompt: str, tags: Iterable[tuple[str, str]]) -> str:

@@ -56,6 +56,7 @@ class Talker:
             '<|channel|>',
             '<|message|>',
             '<|end|>',
+            '<|eom|>',
             '｜DSML｜',
         ]
         self.tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in special])
@@ -103,7 +104,7 @@ def check(answer: Answer) -> None:
 @pytest.mark.parametrize('name', FORCED)
 def test_a_required_call_is_made_in_every_format(name):
     talker = Talker(name)
-    found = talker.answers(forced(talker, TOOLS, 'required'), 3)
+    found = talker.answers(forced(talker, TOOLS, 'required'), 3, 1200)
     assert found
     for answer in found:
         check(answer)
@@ -112,11 +113,43 @@ def test_a_required_call_is_made_in_every_format(name):
 @pytest.mark.parametrize('name', FORCED)
 def test_a_named_tool_is_called_once(name):
     talker = Talker(name)
-    found = talker.answers(forced(talker, TOOLS, NAMED), 2)
+    found = talker.answers(forced(talker, TOOLS, NAMED), 2, 1200)
     assert found
     for answer in found:
         check(answer)
         assert [call.name for call in answer.calls] == ['get_weather']
+
+
+NESTED = {
+    'type': 'object',
+    'properties': {
+        'days': {
+            'type': 'array',
+            'items': {'type': 'integer', 'minimum': 1, 'maximum': 9},
+            'minItems': 1,
+            'maxItems': 3,
+        },
+        'place': {
+            'type': 'object',
+            'properties': {'near': {'type': 'boolean'}, 'kind': {'enum': ['sea', 'city']}},
+            'required': ['kind'],
+        },
+    },
+    'required': ['days', 'place'],
+}
+
+
+@pytest.mark.parametrize('name', ['gemma4', 'minimax_m3', 'kimi_k3', 'muse_glimmer', 'hermes'])
+def test_objects_and_lists_inside_arguments_follow_their_schemas_too(name):
+    talker, tools = Talker(name), [{'name': 'plan', 'parameters': NESTED}]
+    grammar = forced(talker, tools, 'required', parallel=False)
+    compiled = Grammars(talker.tokenizer, len(talker.tokenizer)).compile(grammar)
+    made = [talker._write(compiled.start([STOP]), random.Random(seed), 1200) for seed in range(4)]
+    found = [whole(text, talker.speech, tools) for text in made if text is not None]
+    assert found
+    for answer in found:
+        [call] = answer.calls
+        jsonschema_rs.validator_for(NESTED).validate(json.loads(call.arguments))
 
 
 def test_several_calls_may_be_made_unless_forbidden():
@@ -185,7 +218,7 @@ def test_a_template_without_a_format_cannot_be_forced():
 
 # ------------------------------------------------------------------------------------------------------- strict tools
 STRICT = [{'type': 'function', 'function': {**TOOLS[0]['function'], 'strict': True}}, TOOLS[1]]
-UNMARKED = ('harmony', 'deepseek_v4', 'pythonic')
+UNMARKED = ('harmony', 'deepseek_v4', 'muse_glimmer', 'pythonic')
 
 
 def after(talker, grammar, text):

@@ -39,7 +39,7 @@ CALLS = [
     ToolCall('stop', {}),
 ]
 THINK = (('<think>', '</think>'),)
-WRITTEN = [form for form in FORMATS.values() if form.body not in ('gemma', 'harmony')]
+WRITTEN = [form for form in FORMATS.values() if form.body not in ('gemma', 'harmony', 'atem')]
 MARKED = [form for form in WRITTEN if not form.bare]
 
 
@@ -67,8 +67,12 @@ def cut(text: str, seed: int) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ calls
 @pytest.mark.parametrize('form', WRITTEN, ids=lambda form: form.name)
 def test_calls_that_were_written_are_read_back(form):
+    wanted = [(call.name, call.arguments) for call in CALLS]
+    if form.body == 'elements':  # they know no null
+        wanted = json.loads(json.dumps(wanted).replace('null', '""'), object_pairs_hook=dict)
+        wanted = [tuple(each) for each in wanted]
     answer = read([write(form, CALLS)], Speech(form))
-    assert calls(answer) == [(call.name, call.arguments) for call in CALLS]
+    assert calls(answer) == wanted
     assert not answer.content
 
 
@@ -196,6 +200,80 @@ def test_gemma_writes_values_in_its_own_notation():
     assert calls(read(list(text), Speech(FORMATS['gemma4']))) == [('get_weather', expected)]
 
 
+NS = ']<]minimax[>['
+WRITTEN_BY_MODELS = {
+    'hy_v3': '<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n<arg_key:opensource>city'
+    '</arg_key:opensource>\n<arg_value:opensource>Paris</arg_value:opensource>\n<arg_key:opensource>days'
+    '</arg_key:opensource>\n<arg_value:opensource>2</arg_value:opensource>\n</tool_call:opensource>\n'
+    '</tool_calls:opensource>',
+    'hy_v3_preview': '<tool_calls>\n<tool_call>get_weather<tool_sep>\n<arg_key>city</arg_key>\n<arg_value>Paris'
+    '</arg_value>\n<arg_key>days</arg_key>\n<arg_value>2</arg_value>\n</tool_call>\n</tool_calls>',
+    'kimi_k3': 'One moment.<|close|>response<|sep|><|open|>tools<|sep|><|open|>call tool="get_weather" index="1"<|sep|>'
+    '<|open|>argument key="city" type="string"<|sep|>Paris<|close|>argument<|sep|><|open|>argument key="days" '
+    'type="number"<|sep|>2<|close|>argument<|sep|><|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>',
+    'minimax_m3': f'{NS}<tool_call>\n{NS}<invoke name="get_weather">{NS}<city>Paris{NS}</city>{NS}<days>2{NS}</days>'
+    f'{NS}</invoke>\n{NS}</tool_call>',
+    'muse_glimmer': ' to=get_weather<|message|><atem:function_calls>\n<atem:invoke name="get_weather">\n'
+    '<atem:parameter name="city">Paris</atem:parameter>\n<atem:parameter name="days">2</atem:parameter>\n'
+    '</atem:invoke>\n</atem:function_calls><|eom|><|start|>assistant to=user<|message|>One moment.<|eot|>',
+}
+
+
+@pytest.mark.parametrize('name', WRITTEN_BY_MODELS)
+def test_what_models_of_a_format_write_is_read(name):
+    text, speech = WRITTEN_BY_MODELS[name], Speech(FORMATS[name])
+    for pieces in ([text], list(text), cut(text, 5)):
+        answer = read(pieces, speech)
+        assert calls(answer) == [('get_weather', {'city': 'Paris', 'days': 2})]
+        assert answer.content in ('', 'One moment.')
+
+
+def test_elements_in_elements_are_objects_and_lists_and_the_schema_tells_texts_from_numbers():
+    parameters = {'type': 'object', 'properties': {'to': {'properties': {'zip': {'type': 'string'}}}}}
+    tools = [{'type': 'function', 'function': {'name': 'send', 'parameters': parameters}}]
+    text = (
+        f'{NS}<tool_call>{NS}<invoke name="send">{NS}<to>{NS}<zip>0123{NS}</zip>{NS}<to>{NS}<n>7{NS}</n>{NS}</to>'
+        f'{NS}</to>{NS}<parts>{NS}<item>1{NS}</item>{NS}<item>{NS}<a>x{NS}</a>{NS}</item>{NS}</parts>{NS}</invoke>{NS}</tool_call>'
+    )
+    expected = {'to': {'zip': '0123', 'to': {'n': 7}}, 'parts': [1, {'a': 'x'}]}
+    assert calls(read(list(text), Speech(FORMATS['minimax_m3']), tools=tools)) == [('send', expected)]
+    deep = f'{NS}<tool_call>{NS}<invoke name="send">' + f'{NS}<a>' * 2000
+    assert read([deep], Speech(FORMATS['minimax_m3']), tools=tools).calls
+
+
+def test_muse_has_a_recipient_for_each_kind():
+    text = ' to=self<|message|>They want weather.<|eom|><|start|>assistant to=user<|message|>It is sunny.<|eot|>'
+    assert read(list(text), Speech(FORMATS['muse_glimmer'])) == Answer('It is sunny.', 'They want weather.')
+
+
+def test_wrappers_of_what_is_said_are_no_part_of_it():
+    form = FORMATS['kimi_k3']
+    text = 'A plan.<|close|>think<|sep|><|open|>response<|sep|>Hello<|close|>response<|sep|><|close|>message<|sep|>'
+    tags = (('<|open|>think<|sep|>', '<|close|>think<|sep|>'),)
+    for tools in (TOOLS, ()):
+        assert read(list(text), Speech(form, tags), tools=tools, opened=tags[0][0]) == Answer('Hello', 'A plan.')
+
+
+@pytest.mark.parametrize(
+    ('name', 'source', 'tag'),
+    [
+        (
+            'hy_v3',
+            "{% set HYTK = ':opensource' %}{{ '<think{}>'.format(HYTK) + '<tool_sep{}>'.format(HYTK) }}",
+            '<think:',
+        ),
+        ('hy_v3_preview', "{{ '<tool_calls>' + '<tool_call>' + '<tool_sep>' + '<arg_key>' + '<think>' }}", '<think>'),
+        ('kimi_k3', "{{ '<|open|>' + '<|sep|>' + open_tag('argument', []) + open_tag('think') }}", '<|open|>think'),
+        ('minimax_m3', f"{{% set ns = '{NS}' %}}{{{{ ns ~ '<invoke name=' ~ '<mm:think>' }}}}", '<mm:think>'),
+        ('muse_glimmer', "{{ '<atem:function_calls>' + '<|message|>' }}", ''),
+    ],
+)
+def test_templates_of_these_formats_are_told_by_what_stands_in_them(name, source, tag):
+    assert of_template(source + '{{ tools }}') == FORMATS[name]
+    tags = thinking.spoken(Source(source))
+    assert [open[: len(tag)] for open, _ in tags] == ([tag] if tag else [])
+
+
 def test_harmony_has_a_channel_for_each_kind():
     text = (
         '<|channel|>analysis<|message|>They want weather.<|end|><|start|>assistant<|channel|>commentary<|message|>'
@@ -249,7 +327,7 @@ def test_calls_may_follow_reasoning():
 
 
 # ----------------------------------------------------------------------------------------------------- real templates
-NOT_READ = {'lfm2', 'lfm2_training', 'muse_glimmer', 'muse_glimmer_training'}
+NOT_READ = {'lfm2', 'lfm2_training'}
 TALKING = [
     name
     for name, text in world.real_templates().items()
