@@ -44,6 +44,8 @@ def start(job: Job, found: Installed, place: Place) -> Start:
         'trust_remote_code': job.trust_remote_code or None,
         'generation_config': 'vllm',
         'disable_log_stats': True,
+        # its own choice falls with the first request, for all that follow; our grammars of calls are llguidance's
+        'structured_outputs_config': {'backend': 'guidance'},
         **job.settings,
     }
     settings |= _of_adapters(job.adapters, settings)

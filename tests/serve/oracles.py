@@ -22,7 +22,7 @@ from tests.serve.running import house
 VLLM = os.environ.get('SWIFT_TEST_VLLM')
 ENGINES = ['fake', 'native', pytest.param('vllm', marks=pytest.mark.skipif(not VLLM, reason='needs vLLM'))]
 SIZE = {'hidden_size': 64, 'num_attention_heads': 2, 'num_key_value_heads': 1, 'head_dim': 32}  # that vLLM can compute
-LONGEST = 512  # tokens of a prompt with its answer
+LONGEST = 1280  # tokens of a prompt with its answer
 
 
 class Echo:

@@ -7,28 +7,12 @@ import re
 import openai
 import pytest
 
-from tests.serve.oracles import ENGINES, opened
-from tests.serve.running import CANARY, running, until
-
-
-@pytest.fixture(scope='module', params=ENGINES)
-def served(request, tmp_path_factory):
-    """(server, what it will say)."""
-    with opened(request.param, tmp_path_factory.mktemp('served')) as (made, oracle), running(made) as server:
-        yield server, oracle
-        until(lambda: not server.house.open and not server.house.asked)
-        assert server.engine.stats()['open'] == 0
+from tests.serve.running import CANARY
 
 
 @pytest.fixture
-def oracle(served):
-    return served[1]
-
-
-@pytest.fixture(scope='module')
-def client(served):
-    with openai.OpenAI(base_url=served[0].url, api_key='EMPTY', max_retries=0) as made:
-        yield made
+def client(asking):
+    return asking
 
 
 def user(text):
