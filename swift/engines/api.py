@@ -51,6 +51,7 @@ class ChatEngine:
         response_prefix: What the template already puts before each answer: shown as its beginning.
         default_adapter: Answers every request that names no adapter.
         max_batch_size: Answers that the engine decodes at once.
+        angled: Whether its grammars take every added token in angle brackets for a control token.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ChatEngine:
         response_prefix: str | None = None,
         default_adapter: str | None = None,
         max_batch_size: int = BATCH,
+        angled: bool = False,
     ):
         self.engine = engine
         self.template = template
@@ -78,6 +80,7 @@ class ChatEngine:
         self.prefix = response_prefix or ''
         self._style = chat.Style(model_name, template.decode, self.prefix)
         self.at_once = max_batch_size
+        self.angled = angled
         self._ids = itertools.count()
 
     # ------------------------------------------------------------------------------------------------- established

@@ -114,6 +114,7 @@ def _face(flags: Flags, builder: Builder) -> dict[str, Any]:
         'response_prefix': flags.template.response_prefix,
         'default_adapter': adapters[0] if adapters else None,
         'max_batch_size': flags.engine.max_batch_size if native and flags.engine.max_batch_size > 0 else AT_ONCE,
+        'angled': not native,  # as llguidance does with tokenizers of transformers
     }
 
 

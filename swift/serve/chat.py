@@ -131,6 +131,7 @@ def _forced(request: Request, asked: ChatRequest, tools: list[dict[str, Any]], h
         choice.model_dump() if isinstance(choice, NamedTool) else choice,
         parallel=asked.parallel_tool_calls is not False,
         prompt_ids=request.prompt_ids,
+        angled=house.chat.angled,
     )
     if grammar is None:
         return request

@@ -32,6 +32,7 @@ def forced(
     parallel: bool = True,
     prompt_ids: Sequence[int] = (),
     calls: str | None = None,
+    angled: bool = False,
 ) -> Grammar | None:
     """What an answer must be by the ``tool_choice`` of a request and its ``strict`` tools; None where it is free.
 
@@ -41,6 +42,7 @@ def forced(
         parallel: whether there may be more calls than one.
         prompt_ids: the prompt, at whose end the reasoning may have been opened.
         calls: name of the format of calls; None takes the template's own.
+        angled: whether the engine takes every added token in angle brackets for a control token.
 
     Raises:
         RequestError: naming the field that is wrong.
@@ -60,7 +62,7 @@ def forced(
         raise RequestError(
             f'{what}: calls cannot be forced with this chat template; --agent_template names a format', param=param
         )
-    writer = _Writer(speech.calls, special_tokens(template.tokenizer), MOST if parallel else 1)
+    writer = _Writer(speech.calls, special_tokens(template.tokenizer, angled=angled), MOST if parallel else 1)
     if free and not writer.is_marked:
         raise RequestError(
             f'{what}: this model marks no call before its name, so that only forced ones can be held to a schema; '
@@ -84,9 +86,11 @@ def _named(functions: Sequence[Mapping[str, Any]], choice: Any) -> Mapping[str, 
     return found
 
 
-def special_tokens(tokenizer: Any) -> dict[str, int]:
-    """Control tokens, which a grammar can only call by their ids."""
-    return {token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+def special_tokens(tokenizer: Any, *, angled: bool) -> dict[str, int]:
+    """Control tokens, which a grammar can only call by their ids; with ``angled`` also such as ``<tool_call>``."""
+    added = {token.content: (id, token) for id, token in tokenizer.added_tokens_decoder.items()}
+    like = lambda text: angled and text.startswith('<') and text.endswith('>')
+    return {text: id for text, (id, token) in added.items() if token.special or like(text)}
 
 
 class _Writer:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from swift.core.errors import RequestError
+from swift.core.types import ToolCall
 from swift.engines.grammar import Grammars
 from swift.templates.answers import Answer, Speech, whole
-from swift.templates.calls import FORMATS
+from swift.templates.calls import FORMATS, write
 from swift.templates.calls_forcing import CALLS, forced, parameters
 from tests import tiny
 
@@ -99,6 +100,22 @@ def check(answer: Answer) -> None:
     assert answer.calls and not answer.content, answer
     for call in answer.calls:
         jsonschema_rs.validator_for(schemas[call.name]).validate(json.loads(call.arguments))
+
+
+@pytest.mark.parametrize('choice', [NAMED, 'auto'], ids=['named', 'strict'])
+@pytest.mark.parametrize('name', ['hermes', 'glm4_5', 'qwen3_coder'])
+def test_calls_are_taken_in_the_models_own_tokens_by_engines_of_other_libraries(name, choice):
+    import llguidance.hf
+
+    talker = Talker(name, THINK)
+    view = llguidance.hf.from_tokenizer(talker.tokenizer, len(talker.tokenizer), eos_token=STOP)
+    said = '<think>Hm.</think>' + write(FORMATS[name], [ToolCall('get_weather', {'days': 3, 'unit': 'C'})])
+    for before in ('', 'Wait.') if choice == 'auto' else ('',):
+        ids = talker.tokenizer(said.replace('</think>', f'</think>{before}'))['input_ids']
+        for angled in (True, False):
+            grammar = forced(talker, STRICT, choice, parallel=False, angled=angled)
+            matcher = llguidance.LLMatcher(view, grammar.text, log_level=0)
+            assert all(map(matcher.consume_token, ids)) is angled
 
 
 @pytest.mark.parametrize('name', FORCED)
