@@ -54,6 +54,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     'top_p': (0, 1),
     'min_p': (0, 1),
     'top_logprobs': (0, 20),
+    'num_beams': (1, 64),
     'write_batch_size': (1, None),
     'backend_timeout': (1, None),
     'vllm_gpu_memory_utilization': (0, 1),

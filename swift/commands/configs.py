@@ -338,6 +338,8 @@ class InferConfig(AnswerConfig):
             yield 'metric adapters', '--metric compares answers with data: give --val_dataset'
         if self.engine.prompt and has_data:
             yield 'prompt', '--prompt and a dataset at once: give one of them'
+        if self.generation.num_beams > 1 and self.generation.stream:
+            yield 'num_beams stream', '--stream true with --num_beams: the best answer is known when all are whole'
 
 
 @dataclass(kw_only=True)
@@ -360,6 +362,8 @@ class DeployConfig(AnswerConfig):
         """Addresses without a key, limits that cannot be, files that are not there."""
         yield from super().check()
         yield from self.problems()
+        if self.generation.num_beams > 1:
+            yield 'num_beams', '--num_beams: a server draws its answers; swift infer searches with beams'
 
     def problems(self) -> list[tuple[str, str]]:
         """Of where and how it is served."""

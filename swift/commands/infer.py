@@ -77,6 +77,7 @@ def request_config(cfg: InferConfig) -> RequestConfig:
         top_p=generation.top_p,
         min_p=generation.min_p,
         repetition_penalty=generation.repetition_penalty,
+        num_beams=generation.num_beams,
         presence_penalty=generation.presence_penalty,
         frequency_penalty=generation.frequency_penalty,
         stop=list(generation.stop_words),
@@ -116,6 +117,7 @@ def answer_prompts(engine: ChatEngine, cfg: InferConfig, prompts: list[str]) -> 
     config = request_config(cfg)
     requests = [InferRequest([{'role': 'user', 'content': prompt}]) for prompt in prompts]
     streaming = sys.stdout.isatty() if cfg.generation.stream is None else cfg.generation.stream
+    streaming = streaming and cfg.generation.num_beams == 1
     if streaming:
         rows = [_row(_streamed(engine.stream(request, config)), None, None, request.messages) for request in requests]
     else:

@@ -351,7 +351,8 @@ class Sampling:
 
     ``min_tokens``: before so many neither end tokens nor ``stop`` end the answer. ``logit_bias``: pairs of a token and
     what is added to its logit. ``logprobs`` and ``prompt_logprobs``: None for none; k for those of the tokens
-    themselves and of the k likeliest.
+    themselves and of the k likeliest. ``num_beams`` above 1: the likeliest answer that a search with so many beams
+    finds, by its log-probability over its length to the power of ``length_penalty``.
     """
 
     max_tokens: int = 512
@@ -370,6 +371,8 @@ class Sampling:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     n: int = 1
+    num_beams: int = 1
+    length_penalty: float = 1.0
     grammar: Grammar | None = None
 
 

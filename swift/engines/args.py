@@ -31,6 +31,8 @@ class GenerationArgs:
     """Subtracted from the logits of tokens already generated."""
     frequency_penalty: float = 0.0
     """Subtracted once for every time a token was generated."""
+    num_beams: int = 1
+    """Above 1: search with so many beams for the likeliest answer, with temperature 0 and without streaming."""
     stop_words: list[str] = field(default_factory=list)
     """More strings that end an answer."""
     structured_outputs_regex: str | None = None

@@ -57,8 +57,6 @@ class Defaults:
 
 NUMBERS = ('top_k', 'top_p', 'min_p', 'repetition_penalty')
 NOT_BUILT = {  # field -> values that ask for nothing
-    'num_beams': (1, None),
-    'length_penalty': (1.0, None),
     'prompt_logprobs': (None,),
 }
 
@@ -110,6 +108,18 @@ def sampling(config: RequestConfig, defaults: Defaults, *, longest: int, special
             raise RequestError(f'{name} {value!r}: not built yet', param=name)
     if config.best_of not in (None, config.n):
         raise RequestError(f'best_of {config.best_of}: not built yet; ask for n answers', param='best_of')
+    beams = _first(config.num_beams, 1)
+    if beams == 1 and config.length_penalty not in (1.0, None):
+        raise RequestError(
+            f'length_penalty {config.length_penalty}: it is of a search with beams; give num_beams too',
+            param='length_penalty',
+        )
+    if config.stream and beams > 1:
+        raise RequestError(
+            f'num_beams {beams}: the best answer is known when all are whole, so it cannot be streamed; '
+            'leave stream out',
+            param='stream',
+        )
     stop = config.stop or []
     return Sampling(
         max_tokens=_first(config.max_tokens, longest),
@@ -130,6 +140,8 @@ def sampling(config: RequestConfig, defaults: Defaults, *, longest: int, special
         seed=config.seed,
         logprobs=(config.top_logprobs or 0) if config.logprobs else None,
         n=config.n,
+        num_beams=beams,
+        length_penalty=_first(config.length_penalty, 1.0),
         grammar=structured.from_request(
             config.response_format, config.structured_outputs, config.structured_outputs_regex
         ),

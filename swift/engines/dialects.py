@@ -55,7 +55,7 @@ class Dialect:
                 '--infer_backend native answers them',
                 param='messages',
             )
-        for name, nothing in self.lacks.items():
+        for name, nothing in {'num_beams': (1,), **self.lacks}.items():
             if (value := getattr(request.sampling, name)) not in nothing:
                 raise RequestError(f'{name} {value!r}: {self.name} cannot do it; the native engine can', param=name)
 

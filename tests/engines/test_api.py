@@ -142,7 +142,7 @@ def test_what_is_not_given_comes_from_the_models_generation_config(folder, tmp_p
 @pytest.mark.parametrize(
     'config',
     [
-        RequestConfig(num_beams=4),
+        RequestConfig(num_beams=4, n=2),
         RequestConfig(best_of=3),
         RequestConfig(prompt_logprobs=1),
         RequestConfig(temperature=-1),

@@ -171,6 +171,19 @@ def _stop_quietly(worker: Worker) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ validation
+MOST_BEAMS = 64
+WITHOUT_BEAMS: dict[str, Any] = {  # what a search with beams leaves no choice in -> its only value
+    'temperature': 0,
+    'n': 1,
+    'min_tokens': 0,
+    'presence_penalty': 0,
+    'frequency_penalty': 0,
+    'logit_bias': (),
+    'stop': (),
+    'logprobs': None,
+    'prompt_logprobs': None,
+    'grammar': None,
+}
 RANGES: dict[str, tuple[Callable[[Sampling], bool], str]] = {
     'max_tokens': (lambda s: s.max_tokens >= 1, 'at least 1'),
     'min_tokens': (lambda s: 0 <= s.min_tokens <= s.max_tokens, '0 to max_tokens'),
@@ -185,6 +198,8 @@ RANGES: dict[str, tuple[Callable[[Sampling], bool], str]] = {
     'seed': (lambda s: s.seed is None or 0 <= s.seed < 2**63, '0 or more, below 2**63'),
     'logprobs': (lambda s: s.logprobs is None or s.logprobs >= 0, '0 or more'),
     'n': (lambda s: s.n >= 1, 'at least 1'),
+    'num_beams': (lambda s: 1 <= s.num_beams <= MOST_BEAMS, f'1 to {MOST_BEAMS}'),
+    'length_penalty': (lambda s: math.isfinite(s.length_penalty), 'a finite number'),
 }
 
 
@@ -193,6 +208,16 @@ def check(request: Request, scheduler: Scheduler) -> None:
     for name, (valid, wanted) in RANGES.items():
         if not valid(request.sampling):
             raise RequestError(f'{name} is {getattr(request.sampling, name)!r}; it must be {wanted}', param=name)
+    if request.sampling.num_beams > 1:
+        for name, only in WITHOUT_BEAMS.items():
+            if (value := getattr(request.sampling, name)) != only:
+                beams = f'num_beams {request.sampling.num_beams}'
+                raise RequestError(
+                    f'{beams} with {name} {value!r}: a search with beams has {name} {only!r} only; leave one out',
+                    param=name,
+                )
+        if request.pictures:
+            raise RequestError('num_beams: a search with beams reads no pictures yet', param='num_beams')
     ids, longest = request.prompt_ids, scheduler.limits.max_model_len - 1
     if not ids:
         raise RequestError('the prompt is empty', param='prompt')

@@ -121,7 +121,7 @@ class Packed:
     @property
     def waiting(self) -> int:
         """Answers that hold none yet."""
-        return sum(len(run.answers) for run in self._waiting)
+        return sum(len(run.answers) for run in list(self._waiting))  # others ask, while the engine's thread goes on
 
     @property
     def busy(self) -> bool:

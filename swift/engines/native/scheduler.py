@@ -23,6 +23,7 @@ from swift.core.errors import NumericalError, OutOfMemory, RequestError
 from swift.core.types import Request
 from swift.engines.native import memory
 from swift.engines.native.answer import Answer, Deliver, Ticket, WaiterGone, open_ticket
+from swift.engines.native.beams import Beams
 from swift.engines.native.packed import Packed
 from swift.engines.native.packed_runner import Misfit, PackedRunner
 from swift.engines.native.padded import Padded
@@ -85,7 +86,10 @@ class Scheduler:
         self._packed: Packed | None = None
         if fast:
             self._packed = self._pack(guessing)
-        self._lanes: list[Packed | Padded] = [self._padded] if self._packed is None else [self._packed, self._padded]
+        self._beams = Beams(self, runner)
+        self._lanes: list[Packed | Padded | Beams] = [self._padded, self._beams]
+        if self._packed is not None:
+            self._lanes.insert(0, self._packed)
 
     def _pack(self, guessing: bool) -> Packed | None:
         """The fast lane: by the kernel, else by the model's own layers, if the model is one that they compute."""
@@ -139,6 +143,8 @@ class Scheduler:
 
     def _queue(self, ticket: Ticket) -> None:
         request, packed = ticket.request, self._packed
+        if request.sampling.num_beams > 1:
+            return self._beams.add(ticket.answers)
         fast = packed is not None and not request.pictures and packed.runner.takes(request.adapter)
         lane = packed if packed is not None and fast else self._padded
         lane.add(ticket.answers)
@@ -222,6 +228,14 @@ class Scheduler:
                 else:
                     self._end(answer)
         return chosen
+
+    def say(self, answer: Answer, tokens: Sequence[int]) -> None:
+        """Give an answer all its tokens at once."""
+        self.counts['answer_tokens'] += len(tokens)
+        with self._failing([answer]):
+            for token in tokens:
+                if not answer.accept(token, None):
+                    return self._end(answer)
 
     def _end(self, answer: Answer) -> None:
         answer.ticket.answers.remove(answer)
