@@ -3,6 +3,7 @@
 app.py        build           routes and documentation;  routes.py  the table of them
 door.py       Door            who may come in, with how much, and who has left;  connection.py  slow and many clients
 schema.py     ChatRequest     what may be asked, as closed types;  strict.py  bytes become one;  bounds.py  the limits
+shape.py      problem         schemas of tools that are none
 chat.py completions.py        the words of the API;  words.py  what they share;  events.py  streams
 responses.py messages.py      two more APIs in the words of chat, typed by schema_*.py;  parts.py  what they share
 pooled.py                     models that read: embeddings, reranking, scores, classes

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from swift import __version__
 from swift.serve import strict
 from swift.serve.door import Door
-from swift.serve.errors import ANTHROPIC, ApiError, invalid
+from swift.serve.errors import ANTHROPIC, ApiError, fault, invalid
 from swift.serve.house import House
 from swift.serve.routes import Route
 
@@ -82,6 +82,7 @@ def build(house: House, routes: Sequence[Route]) -> Door:
         )
     app.exception_handler(ApiError)(_refused)
     app.exception_handler(HTTPException)(_no_route)
+    app.exception_handler(Exception)(_failed)
     document(app, [route.kind for route in routes if route.kind is not None])
     house.routes = frozenset(route.path for route in routes)
     house.lines = frozenset(route.path for route in routes if route.in_line)
@@ -120,6 +121,11 @@ async def _read(request: Request, kind: Any, house: House) -> BaseModel:
 async def _refused(request: Request, error: Any) -> Response:
     request.scope['state']['call'].code = error.code
     return JSONResponse(error.body(request.url.path), error.status, headers=dict(error.headers))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Our own fault, which goes on to the door, where it is logged."""
+    return await _refused(request, fault(request.scope['state']['call'].id))
 
 
 async def _no_route(request: Request, error: Any) -> Response:

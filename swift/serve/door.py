@@ -15,7 +15,7 @@ from typing import Any
 
 from swift.core.log import get_logger
 from swift.serve.call import Call
-from swift.serve.errors import ApiError, invalid
+from swift.serve.errors import ApiError, fault, invalid
 from swift.serve.house import House
 
 Message = MutableMapping[str, Any]
@@ -52,7 +52,7 @@ class Door:
             raise
         except Exception:
             get_logger().exception('a fault of the server itself in %s %s (%s)', call.method, call.path, call.id)
-            await answer.refuse(ApiError(500, f'a fault of the server; tell its owner {call.id}', 'internal_error'))
+            await answer.refuse(fault(call.id))
         finally:
             self._house.end(call)
 

@@ -80,6 +80,11 @@ def later(message: str, code: str, seconds: float, *, status: int = 503) -> ApiE
     return ApiError(status, message, code, headers={'retry-after': str(max(1, math.ceil(seconds)))})
 
 
+def fault(id: str) -> ApiError:
+    """We failed at request ``id``."""
+    return ApiError(500, f'a fault of the server; tell its owner {id}', 'internal_error')
+
+
 def from_engine(error: BaseException) -> ApiError:
     """What an engine or template said, as an answer. Faults of ours are 503: the next request finds a sound engine."""
     if isinstance(error, ApiError):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
-from swift.serve import bounds
+from swift.serve import bounds, shape
 
 
 class Closed(BaseModel):
@@ -49,6 +49,16 @@ Id = Annotated[str, StringConstraints(pattern=r'^(0|[1-9][0-9]{0,9})$')]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=bounds.TOKENS)]
 Biases = Annotated[dict[Id, Annotated[float, Field(ge=-bounds.BIAS, le=bounds.BIAS)]], Field(max_length=bounds.BIASES)]
 Json = dict[str, Any]
+
+
+def _shaped(schema: Json) -> Json:
+    if wrong := shape.problem(schema):
+        raise ValueError(wrong)
+    return schema
+
+
+Arguments = Annotated[Json, AfterValidator(_shaped)]
+"""The schema of a tool's arguments."""
 Metadata = Annotated[dict[Short, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=bounds.METADATA)]
 
 
@@ -164,7 +174,7 @@ class FunctionSchema(Closed):
 
     name: FunctionName
     description: str | None = None
-    parameters: Json | None = None
+    parameters: Arguments | None = None
     strict: bool | None = None
 
 

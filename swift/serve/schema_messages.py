@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from swift.serve import bounds
-from swift.serve.schema import Closed, FunctionName, Json, Name, Short, Stop, neutral
+from swift.serve.schema import Arguments, Closed, FunctionName, Json, Name, Short, Stop, neutral
 
 
 # ------------------------------------------------------------------------------------------------------------ blocks
@@ -133,7 +133,7 @@ class CustomTool(Block):
     type: Literal['custom'] | None = None
     name: FunctionName
     description: str | None = None
-    input_schema: Json
+    input_schema: Arguments
     strict: bool | None = None
     input_examples: neutral([]) = None
     defer_loading: neutral(False) = None

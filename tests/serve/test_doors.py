@@ -158,6 +158,23 @@ def test_a_full_queue_is_429_at_once():
         server.is_well()
 
 
+def test_a_fault_of_ours_is_told_as_an_error_and_the_next_request_is_answered(monkeypatch):
+    with running() as server:
+        with monkeypatch.context() as broken:
+            broken.setattr(server.house.chat, 'request', lambda *_, **__: 1 / 0)
+            status, answer, _ = server.chat('Hi')
+            assert (status, answer['error']['code'], answer['error']['type']) == (
+                500,
+                'internal_error',
+                'internal_error',
+            )
+            status, answer, _ = server.post(
+                '/v1/messages', {'max_tokens': 2, 'messages': [{'role': 'user', 'content': 'Hi'}], 'model': 'fake'}
+            )
+            assert (status, answer['error']['type']) == (500, 'api_error')
+        server.is_well()
+
+
 def test_a_queue_that_takes_too_long_is_429_and_says_how_long():
     engine = FakeEngine(step_seconds=0.05)
     with running(engine=engine, bounds=small(queue_seconds=1.5), gate=Gate(1, 256, 1.5)) as server:

@@ -110,6 +110,49 @@ def test_bodies_with_one_thing_changed_never_break_the_server(server, connection
     assert min(seen[200], seen[400]) > count / 100
 
 
+ARGUMENTS = {
+    'type': 'object',
+    'properties': {'x': {'type': 'string', 'enum': ['a', 'b']}, 'y': {'type': 'array', 'items': {'type': 'integer'}}},
+    'required': ['x'],
+    'additionalProperties': False,
+}
+TOOL = {'name': 'f', 'description': 'It does.', 'parameters': ARGUMENTS, 'strict': True}
+OF_CHAT = (
+    {'response_format': {'type': 'json_object'}},
+    {'response_format': {'type': 'json_schema', 'json_schema': {'name': 'x', 'schema': ARGUMENTS, 'strict': True}}},
+    {'guided_regex': '[ab]{2}c*'},
+    {'guided_choice': ['a', 'b']},
+    {'structured_outputs': {'grammar': 'start: "a" | "b"'}},
+    {'tools': [{'type': 'function', 'function': TOOL}], 'tool_choice': 'required'},
+    {'tools': [{'type': 'function', 'function': TOOL}], 'parallel_tool_calls': False},
+)
+OF_RESPONSES = (
+    {'text': {'format': {'type': 'json_schema', 'name': 'x', 'schema': ARGUMENTS}}},
+    {'tools': [{'type': 'function', **TOOL}], 'tool_choice': {'type': 'function', 'name': 'f'}},
+)
+OF_MESSAGES = (
+    {'output_config': {'format': {'type': 'json_schema', 'schema': ARGUMENTS}}},
+    {'tools': [{'name': 'f', 'input_schema': ARGUMENTS, 'strict': True}], 'tool_choice': {'type': 'any'}},
+)
+HI = [{'role': 'user', 'content': 'Hi'}]
+FORMED = [
+    *(('/v1/chat/completions', {'messages': HI, 'max_tokens': 2, **form}) for form in OF_CHAT),
+    *(('/v1/responses', {'input': 'Hi', 'max_output_tokens': 16, **form}) for form in OF_RESPONSES),
+    *(('/v1/messages', {'model': 'fake', 'messages': HI, 'max_tokens': 2, **form}) for form in OF_MESSAGES),
+]
+
+
+@pytest.mark.parametrize('count', [300, pytest.param(LONG, marks=pytest.mark.slow)])
+def test_forms_and_tools_with_one_thing_changed_never_break_an_engine(served, count):
+    draw, (server, _) = random.Random(count), served
+    for i in range(count):
+        path, body = FORMED[i % len(FORMED)]
+        data = mutated({**body, 'stream': draw.random() < 0.5}, draw)
+        status, said, _ = server.post(path, data)
+        assert status in ALLOWED, (data, said)
+        assert 'engine_error' not in str(said), (data, said)
+
+
 def _seeds(kind, count):
     """Right bodies, of short answers."""
     found = []

@@ -19,6 +19,11 @@ def user(text):
     return [{'role': 'user', 'content': text}]
 
 
+def tools(parameters):
+    """The field of one tool with such arguments."""
+    return {'tools': [{'type': 'function', 'function': {'name': 'f', 'parameters': parameters}}]}
+
+
 def greedy(text, count=8, **more):
     """A question of the chat API."""
     return {'model': 'fake', 'messages': user(text), 'max_tokens': count, 'temperature': 0, **more}
@@ -188,6 +193,11 @@ def test_models_are_listed(client):
         ({'logit_bias': {'5': 101}}, 'logit_bias.5'),
         ({'logit_bias': {'-5': 1}}, 'logit_bias.-5'),
         ({'tool_choice': 'required'}, 'tool_choice'),
+        (tools({'properties': [None]}), 'tools[0].function.parameters'),
+        (tools({'properties': {'x': 0.5}}), 'tools[0].function.parameters'),
+        (tools({'properties': {'x': {'anyOf': {}}}}), 'tools[0].function.parameters'),
+        (tools({'required': True}), 'tools[0].function.parameters'),
+        (tools({'items': {'type': [7]}}), 'tools[0].function.parameters'),
         ({'extra_body': {'top_k': -2}}, 'top_k'),
         ({'extra_body': {'min_tokens': -3}}, 'min_tokens'),
         ({'extra_body': {'length_penalty': 2}}, 'length_penalty'),
