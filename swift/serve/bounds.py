@@ -25,7 +25,7 @@ class Bounds:
     json_depth: int = 32
     """Objects and lists inside each other."""
     connections: int = 512
-    """Connections at once; more are answered with 503."""
+    """Connections at once; then idle ones make room, and where none is, more are answered with 503."""
     queue: int = 256
     """Requests that wait for the engine; more are answered with 429."""
     queue_seconds: float = 30.0

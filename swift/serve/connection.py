@@ -1,4 +1,7 @@
-"""A connection that nobody can hold for nothing: uvicorn's own, with limits on slow heads and slow readers."""
+"""A connection that nobody can hold for nothing: uvicorn's own, with limits on slow heads and slow readers.
+
+Where there are as many as there may be, the one on which nothing has happened for longest makes room for the next.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,12 @@ class _Connection(H11Protocol):
         super().__init__(*args, **kwargs)
         self._head: asyncio.TimerHandle | None = None
         self._write: asyncio.TimerHandle | None = None
+        self._idle_since = self.loop.time()
 
     def connection_made(self, transport: Any) -> None:
         """Give the client its time for a head, or send it away."""
         super().connection_made(transport)
-        if len(self.connections) > self.bounds.connections:
+        if len(self.connections) > self.bounds.connections and not self._make_room():
             self._say(later('too many connections are open', 'too_many_connections', 5))
             return
         self._await_head()
@@ -50,6 +54,11 @@ class _Connection(H11Protocol):
         elif self.conn.trailing_data[0] and self._head is None:
             self._await_head()
 
+    def on_response_complete(self) -> None:
+        """From now on nothing happens, unless another request waits already."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
+
     def pause_writing(self) -> None:
         """The client does not read: it has a while to begin."""
         super().pause_writing()
@@ -66,6 +75,19 @@ class _Connection(H11Protocol):
         self._say(invalid('the request is no valid HTTP, or its head is too long', code='invalid_http'))
 
     # ---------------------------------------------------------------------------------------------------------- parts
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no request is under way, nor the whole head of one there."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for longest, if one is."""
+        idle = [each for each in self.connections if each is not self and each._is_idle]  # type: ignore[union-attr]
+        if idle:
+            min(idle, key=lambda each: each._idle_since).transport.close()
+        return bool(idle)
+
     def _await_head(self) -> None:
         self._head = self.loop.call_later(self.bounds.head_seconds, self._too_slow)
 

@@ -70,6 +70,8 @@ class Door:
     def _let_in(self, scope: Message, call: Call) -> None:
         """Headers, host and key. Raises ApiError."""
         bounds, headers = self._house.bounds, scope['headers']
+        if _header(headers, b'transfer-encoding') is not None and _header(headers, b'content-length') is not None:
+            raise invalid('both Content-Length and Transfer-Encoding: what follows is unclear', code='invalid_http')
         size = sum(len(name) + len(value) + 4 for name, value in headers) + len(scope['raw_path'])
         if len(headers) > bounds.headers or size + len(scope['query_string']) > bounds.header_bytes:
             raise invalid(
@@ -158,7 +160,7 @@ class _Answer:
             return
         body = json.dumps(error.body(self._call.path), ensure_ascii=False).encode()
         headers = {'content-type': 'application/json', 'content-length': str(len(body)), **error.headers}
-        if error.status in (408, 413, 431, 499):
+        if error.status in (408, 413, 431, 499) or error.code == 'invalid_http':
             headers['connection'] = 'close'
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self({'type': 'http.response.start', 'status': error.status, 'headers': pairs})

@@ -106,12 +106,13 @@ def _memory() -> int:
         b'GET / HTTP/9.9\r\n\r\n',
         b'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n',
         b'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello',
+        b'POST /live HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n',
         b'GET /health HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n',
         b'GET /' + b'a' * 20_000 + b' HTTP/1.1\r\nhost: x\r\n\r\n',
         b'GET /health HTTP/1.1\r\nhost: x\r\nbig: ' + b'a' * 20_000 + b'\r\n\r\n',
         b'GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n' + b'a: b\r\n' * 80 + b'\r\n',
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_what_is_no_http_is_refused_in_the_shape_of_every_error(server, data):
     said = answered(server.raw(data))
@@ -161,14 +162,26 @@ def test_what_is_written_is_sent_at_once(server):
     connection.close()
 
 
-def test_more_connections_than_may_be_are_told_to_come_back():
-    with running(bounds=small(connections=5, head_seconds=5)) as server:
-        held = [server.raw() for _ in range(5)]
-        until(lambda: len(server.server.server_state.connections) == 5)
-        said = answered(server.raw())
-        assert status_of(said) == 503 and b'retry-after' in said
+def test_idle_connections_make_room_for_those_that_ask():
+    with running(bounds=small(connections=5, head_seconds=60)) as server:
+        held = [server.raw(b'POST /v1' if i % 2 else server.request(GOOD)) for i in range(5)]
+        until(lambda: server.server.server_state.total_requests == 3)
+        for _ in range(20):
+            assert server.chat('Hi')[0] == 200
+        assert answered(held[0]).startswith(b'HTTP/1.1 200')  # the end has come
         for each in held:
             each.close()
+        server.is_well()
+
+
+def test_more_connections_than_may_be_are_told_to_come_back_where_all_are_busy():
+    with running(engine=FakeEngine(step_seconds=0.02), bounds=small(connections=5)) as server:
+        body = json.dumps({'messages': [{'role': 'user', 'content': 'x' * 60}]}).encode()
+        held = [server.raw(server.request(body, headers='connection: close\r\n')) for _ in range(5)]
+        until(lambda: server.house.gate.running == 5)
+        said = answered(server.raw())
+        assert status_of(said) == 503 and b'retry-after' in said
+        assert all(answered(each).startswith(b'HTTP/1.1 200') for each in held)
         server.is_well()
 
 
