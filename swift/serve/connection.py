@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import h11
@@ -14,6 +15,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from swift.serve.bounds import Bounds
 from swift.serve.errors import ApiError, invalid, later
+
+GRACE = 1.0  # seconds that an idle connection has before it makes room: its head is on the way
 
 
 def protocol(bounds: Bounds) -> type[H11Protocol]:
@@ -83,10 +86,12 @@ class _Connection(H11Protocol):
 
     def _make_room(self) -> bool:
         """Close the connection that has been idle for longest, if one is."""
-        idle = [each for each in self.connections if each is not self and each._is_idle]  # type: ignore[union-attr]
-        if idle:
-            min(idle, key=lambda each: each._idle_since).transport.close()
-        return bool(idle)
+        connections: Iterable[Any] = self.connections
+        oldest = min((each for each in connections if each._is_idle), key=lambda each: each._idle_since)  # or this one
+        if self.loop.time() - oldest._idle_since < GRACE:
+            return False
+        oldest.transport.close()
+        return True
 
     def _await_head(self) -> None:
         self._head = self.loop.call_later(self.bounds.head_seconds, self._too_slow)

@@ -14,6 +14,7 @@ import pytest
 
 from swift.engines.fake import FakeEngine
 from swift.serve.bounds import MIB
+from swift.serve.connection import GRACE
 from swift.serve.gate import Gate
 from tests.serve.running import CANARY, running, small, until
 
@@ -166,6 +167,7 @@ def test_idle_connections_make_room_for_those_that_ask():
     with running(bounds=small(connections=5, head_seconds=60)) as server:
         held = [server.raw(b'POST /v1' if i % 2 else server.request(GOOD)) for i in range(5)]
         until(lambda: server.server.server_state.total_requests == 3)
+        time.sleep(GRACE)
         for _ in range(20):
             assert server.chat('Hi')[0] == 200
         assert answered(held[0]).startswith(b'HTTP/1.1 200')  # the end has come
