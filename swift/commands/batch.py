@@ -28,8 +28,8 @@ from swift.models.args import split_adapter
 Row = dict[str, Any]
 PARTS = {'model': 'another model or adapter', 'data': 'other data', 'settings': 'other settings'}
 UNSEEN = {  # flags that change no answer
-    'stream', 'max_batch_size', 'max_kv_tokens', 'prompt', 'result_path', 'write_batch_size', 'val_dataset_sample',
-    'metric', 'backend_python', 'backend_timeout', 'max_length', 'reranker_use_activation',
+    'stream', 'max_batch_size', 'max_kv_tokens', 'prompt', 'images', 'result_path', 'write_batch_size',
+    'val_dataset_sample', 'metric', 'backend_python', 'backend_timeout', 'max_length', 'reranker_use_activation',
 }  # fmt: skip
 SMALL = 64 << 20  # bytes; files of a model beside its weights are read whole
 

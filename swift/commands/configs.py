@@ -340,6 +340,8 @@ class InferConfig(AnswerConfig):
             yield 'prompt', '--prompt and a dataset at once: give one of them'
         if self.generation.num_beams > 1 and self.generation.stream:
             yield 'num_beams stream', '--stream true with --num_beams: the best answer is known when all are whole'
+        if self.engine.images and has_data:
+            yield 'images', '--images and a dataset at once: rows bring their own pictures, in a column images'
 
 
 @dataclass(kw_only=True)

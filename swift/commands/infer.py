@@ -27,7 +27,7 @@ from swift.core.errors import (
     TemplateError,
 )
 from swift.core.log import say
-from swift.engines.protocol import InferRequest, RequestConfig
+from swift.engines.protocol import InferRequest, RequestConfig, printable
 
 if TYPE_CHECKING:
     from swift.engines.api import ChatEngine
@@ -58,6 +58,8 @@ def main(cfg: InferConfig) -> list[dict[str, Any]]:
 
     engine = open_chat(cfg)
     try:
+        if cfg.engine.images and engine.blind is not None:
+            raise ConfigError(f'--images: {engine.blind}')
         if cfg.data.val_dataset or cfg.data.dataset:
             return answer_dataset(engine, cfg)
         if prompts is not None:
@@ -100,7 +102,7 @@ def chat(engine: ChatEngine, cfg: InferConfig) -> list[dict[str, Any]]:
         rows.append(_row(answer, None, None, messages))
         _keep(cfg, rows[-1:])
 
-    Chat(engine, request_config(cfg), keep=keep).run()
+    Chat(engine, request_config(cfg), images=cfg.engine.images, keep=keep).run()
     return rows
 
 
@@ -115,7 +117,8 @@ def _keep(cfg: InferConfig, rows: list[dict[str, Any]]) -> None:
 def answer_prompts(engine: ChatEngine, cfg: InferConfig, prompts: list[str]) -> list[dict[str, Any]]:
     """Answer each prompt on standard output: as it grows in a terminal, else together."""
     config = request_config(cfg)
-    requests = [InferRequest([{'role': 'user', 'content': prompt}]) for prompt in prompts]
+    images = list(cfg.engine.images)
+    requests = [InferRequest([{'role': 'user', 'content': prompt}], images=images) for prompt in prompts]
     streaming = sys.stdout.isatty() if cfg.generation.stream is None else cfg.generation.stream
     streaming = streaming and cfg.generation.num_beams == 1
     if streaming:
@@ -189,7 +192,8 @@ def _answered(engine: ChatEngine, cfg: InferConfig, dataset: Any, places: range)
                 under_way.append({**_row(None, None, None, []), 'error': str(error)})
                 continue
             request, labels = _request(row)
-            under_way.append(_row(None, labels, None, request.messages))
+            shown = {'images': printable(request.images)} if request.images else {}
+            under_way.append({**_row(None, labels, None, request.messages), **shown})
             yield request, config if config.seed is None else replace(config, seed=config.seed + i)
 
     for response in engine.answers(asked()):
@@ -202,7 +206,7 @@ def _answered(engine: ChatEngine, cfg: InferConfig, dataset: Any, places: range)
             yield {**row, 'error': f'{type(response).__name__}: {response}'}
         else:
             choice = response.choices[0]
-            yield _row(choice.message.content, row['labels'], choice.logprobs, row['messages'])
+            yield {**row, **_row(choice.message.content, row['labels'], choice.logprobs, row['messages'])}
     yield from under_way
 
 

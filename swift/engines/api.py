@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swift.core.errors import ConfigError
-from swift.core.types import Engine, Piece, Request, Template
+from swift.core.errors import ConfigError, RequestError
+from swift.core.types import Engine, Eye, Piece, Request, Template
 from swift.data.progress import track
 from swift.engines import chat
 from swift.engines.protocol import (
@@ -23,6 +23,7 @@ from swift.engines.protocol import (
     InferRequest,
     RequestConfig,
 )
+from swift.models import pictures as files
 from swift.templates import answers
 
 BATCH = 16  # answers at once where nothing is said
@@ -79,6 +80,9 @@ class ChatEngine:
         self._stop_text = getattr(template, 'stop_text', '')  # of templates whose answers end with no token
         self.prefix = response_prefix or ''
         self._style = chat.Style(model_name, template.decode, self.prefix)
+        eye: Eye | None = getattr(template, 'eye', None)  # of templates of models that see
+        self.blind = f'{model_name} takes text alone; send no pictures' if eye is None else eye.blind
+        """Why no picture is taken; None where pictures are."""
         self.at_once = max_batch_size
         self.angled = angled
         self._ids = itertools.count()
@@ -195,13 +199,18 @@ class ChatEngine:
 
         Raises:
             RowError: the conversation cannot be rendered.
-            RequestError: something is asked for that is not built.
+            RequestError: something is asked for that is not built, or a picture cannot be read.
         """
-        messages, tools = chat.conversation(infer_request, self.model_name)
-        prompt = self.template.prompt(messages, tools=tools, **infer_request.chat_template_kwargs)
+        messages, shown = chat.conversation(infer_request, self.model_name)
+        tools = chat.tools(infer_request)
+        if shown and self.blind is not None:
+            raise RequestError(self.blind, param='messages')
+        pictures = tuple(map(files.read, shown))
+        prompt = self.template.prompt(messages, tools=tools, pictures=pictures, **infer_request.chat_template_kwargs)
         request = self.plain(prompt, config, adapter=adapter)
         stops = (*answers.stops(self.template, tools), *([self._stop_text] if self._stop_text else []))
-        return replace(request, sampling=replace(request.sampling, stop=(*request.sampling.stop, *stops)))
+        sampling = replace(request.sampling, stop=(*request.sampling.stop, *stops))
+        return replace(request, sampling=sampling, pictures=pictures)
 
     def plain(self, prompt: Sequence[int], config: RequestConfig, *, adapter: str | None = None) -> Request:
         """``request`` for tokens that are continued as they stand."""

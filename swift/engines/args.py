@@ -64,6 +64,8 @@ class EngineArgs:
     what is free, on CUDA four fifths."""
     prompt: list[str] = field(default_factory=list)
     """Answer these prompts and exit, instead of a chat."""
+    images: list[str] = field(default_factory=list)
+    """Pictures (paths) that each prompt shows, or the first message of a chat; for models that see."""
     result_path: str | None = None
     """File of answers (.jsonl, appended); None means infer_result/<time>.jsonl beside the checkpoint."""
     write_batch_size: int = 1000

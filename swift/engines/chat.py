@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from swift.core.errors import RequestError
-from swift.core.types import Message, Piece, Sampling, TokenLogprob
+from swift.core.types import PICTURE, Message, Piece, Sampling, TokenLogprob
 from swift.engines import protocol, structured
 from swift.engines.protocol import InferRequest, RequestConfig
 from swift.templates.answers import Answer
@@ -61,27 +62,49 @@ NOT_BUILT = {  # field -> values that ask for nothing
 }
 
 
-MEDIA = {'images': 'pictures', 'videos': 'videos', 'audios': 'sounds'}
+UNSEEN = {'videos': 'videos', 'audios': 'sounds'}
 
 
-def conversation(request: InferRequest, model: str) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:
-    """The messages and tools of a request to ``model``, which is what an error calls it.
+def conversation(request: InferRequest, model: str) -> tuple[tuple[Message, ...], list[Any]]:
+    """The messages of a request to ``model``, which is what an error calls it, and the pictures in their places.
+
+    Pictures come as parts of messages, or as ``images``, whose places have tags in the text.
 
     Raises:
-        RequestError: it has media.
+        RequestError: it has other media, or pictures that do not fit their places.
         RowError: it has no messages, or a message cannot be read.
     """
     from swift.data.rows import messages as rows
 
     media: dict[str, list[Any]] = {}
     turns = rows.conversation(list(request.messages), 'messages', media)
-    if found := [word for name, word in MEDIA.items() if media.get(name) or getattr(request, name)]:
+    if found := [word for name, word in UNSEEN.items() if media.get(name) or getattr(request, name)]:
         raise RequestError(
-            f'{model} is sent {" and ".join(found)}: it answers text alone here, as media are not built yet; '
-            'send parts of type text only',
+            f'{model} is sent {" and ".join(found)}, which are not built yet; send text and pictures only',
             param='messages',
         )
-    return turns, tools(request)
+    inside = media.get('images', [])
+    if not request.images:
+        return turns, inside
+    if inside:
+        raise RequestError('pictures both in the messages and as images: give all in one way', param='messages')
+    return _placed(turns, len(request.images)), list(request.images)
+
+
+def _placed(turns: Sequence[Message], count: int) -> tuple[Message, ...]:
+    """The turns, in which every tag is a picture; those without a tag stand before the first question."""
+    shown = lambda turn: turn.role != 'assistant'
+    tags = sum(turn.content.count(PICTURE) for turn in turns if shown(turn))
+    first = next((turn for turn in turns if turn.role == 'user'), None)
+    if tags > count or (first is None and tags < count):
+        raise RequestError(f'{count} images for {tags} tags {PICTURE} in the messages', param='messages')
+    placed = []
+    for turn in turns:
+        more = PICTURE * (count - tags) if turn is first else ''
+        text = more + turn.content
+        places = tuple(found.start() for found in re.finditer(PICTURE, text)) if shown(turn) else ()
+        placed.append(replace(turn, content=text, pictures=places))
+    return tuple(placed)
 
 
 def tools(request: InferRequest) -> tuple[dict[str, Any], ...]:

@@ -36,7 +36,7 @@ class InferRequest:
 
     def to_printable(self) -> dict[str, Any]:
         """Its fields as JSON values; long data URLs are cut."""
-        return _printable(asdict(self))
+        return printable(asdict(self))
 
 
 @dataclass
@@ -184,11 +184,14 @@ class ChatCompletionStreamResponse:
 LONGEST_SHOWN = 500
 
 
-def _printable(value: Any) -> Any:
+def printable(value: Any) -> Any:
+    """JSON values for a log: what files hold is cut."""
     if isinstance(value, Mapping):
-        return {key: _printable(each) for key, each in value.items()}
+        if value.get('type') == 'base64':
+            value = {**value, 'data': f'<{len(str(value.get("data")))} characters>'}
+        return {key: printable(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_printable(each) for each in value]
+        return [printable(each) for each in value]
     if isinstance(value, bytes):
         return f'<{len(value)} bytes>'
     if isinstance(value, str) and value.startswith('data:') and len(value) > LONGEST_SHOWN:

@@ -6,13 +6,15 @@ Ctrl-C stops an answer and keeps what was said; at the prompt it takes two, or C
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from swift.core.errors import SwiftError, did_you_mean
+from swift.core.types import PICTURE
 from swift.engines.api import ChatEngine
 from swift.engines.protocol import InferRequest, RequestConfig
+from swift.models import pictures as files
 
 BASE = 'base'  # the adapter's name that means none
 
@@ -26,6 +28,7 @@ class Chat:
 
     Args:
         config: how to answer; a seed in it counts up with every answer.
+        images: pictures that the first message shows.
         system: the system prompt that ``/system`` alone returns to is the template's own.
         read: asks for a line; raises EOFError at the end (``input``).
         write: shows text, without a line break.
@@ -37,6 +40,7 @@ class Chat:
         engine: ChatEngine,
         config: RequestConfig,
         *,
+        images: Sequence[Any] = (),
         read: Callable[[str], str] = lambda prompt: input(prompt),
         write: Callable[[str], None] = lambda text: print(text, end='', flush=True),
         keep: Callable[[list[dict[str, Any]], str], None] = lambda messages, answer: None,
@@ -45,6 +49,7 @@ class Chat:
         self.config = replace(config, stream=True)
         self.adapter = engine.default_adapter
         self.messages: list[dict[str, Any]] = []
+        self.images = list(images)
         self.many_lines = False
         self._read, self._write, self._keep = read, write, keep
         self._turn = itertools.count()
@@ -83,9 +88,10 @@ class Chat:
     def answer(self, text: str) -> None:
         """Answer a message and keep both. A message that cannot be answered is forgotten."""
         asked = [*self.messages, {'role': 'user', 'content': text}]
+        shown = [*self.images, *(self._picture() for _ in range(self._tags(text)))]
         said = ''
         try:
-            for piece in self._pieces(asked):
+            for piece in self._pieces(asked, shown):
                 self._write(piece)
                 said += piece
         except KeyboardInterrupt:
@@ -93,14 +99,22 @@ class Chat:
         finally:
             self._say('')
         self._keep(asked, said)
-        self.messages = [*asked, {'role': 'assistant', 'content': said}]
+        self.messages, self.images = [*asked, {'role': 'assistant', 'content': said}], shown
 
-    def _pieces(self, messages: list[dict[str, Any]]) -> Iterator[str]:
+    def _tags(self, text: str) -> int:
+        """How many pictures a message asks for."""
+        return text.count(PICTURE) if self.engine.blind is None else 0
+
+    def _picture(self) -> bytes:
+        """The next picture of a message that has a tag for it. Raises RequestError."""
+        return files.read(self._read('picture (path): ').strip())
+
+    def _pieces(self, messages: list[dict[str, Any]], images: list[Any]) -> Iterator[str]:
         config = self.config
         if config.seed is not None:
             config = replace(config, seed=config.seed + next(self._turn))
         chosen = '' if self.adapter is None else self.adapter
-        for chunk in self.engine.stream(InferRequest(messages), config, adapter=chosen):
+        for chunk in self.engine.stream(InferRequest(messages, images=images), config, adapter=chosen):
             yield chunk.choices[0].delta.content or ''
 
     # --------------------------------------------------------------------------------------------------- commands
@@ -125,10 +139,11 @@ class Chat:
 
     def _clear(self, _: str) -> None:
         self.messages = [message for message in self.messages if message['role'] == 'system']
+        self.images = []
         self._say('(a new conversation)')
 
     def _system(self, text: str) -> None:
-        self.messages = [{'role': 'system', 'content': text}] if text else []
+        self.messages, self.images = [{'role': 'system', 'content': text}] if text else [], []
         self._say('(a new conversation with this system prompt)' if text else "(the template's own system prompt)")
 
     def _reset_system(self, _: str) -> None:

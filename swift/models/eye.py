@@ -55,7 +55,7 @@ class Eye:
         """All that the processor makes of pictures, with nothing but them in the text."""
         if self.blind is not None:
             raise RequestError(self.blind, param='messages')
-        images = [files.decode(data) for data in pictures]
+        images = [_decoded(data, number) for number, data in enumerate(pictures, 1)]
         try:
             return self._processor(
                 text=[self.token * len(images)],
@@ -64,11 +64,18 @@ class Eye:
                 return_text_replacement_offsets=True,
                 add_special_tokens=False,
             )
-        except (ValueError, ZeroDivisionError, TypeError) as error:  # too narrow for its patches, say
+        except Exception as error:  # too narrow for its patches, say; each processor fails in ways of its own
             shapes = ', '.join(f'{image.width}x{image.height}' for image in images)
             raise RequestError(
                 f'the model cannot take pictures of {shapes} pixels ({error})', param='messages'
             ) from error
+
+
+def _decoded(data: bytes, number: int) -> Any:
+    try:
+        return files.decode(data)
+    except RequestError as error:
+        raise RequestError(f'picture {number}: {error}', param='messages') from error
 
 
 def open_eye(info: ModelInfo) -> Eye:

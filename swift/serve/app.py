@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from swift import __version__
+from swift.engines.protocol import printable
 from swift.serve import strict
 from swift.serve.door import Door
 from swift.serve.errors import ANTHROPIC, ApiError, fault, invalid
@@ -101,7 +102,7 @@ def _endpoint(route: Route, house: House) -> Callable[[Request], Awaitable[Respo
         call = request.scope['state']['call']
         asked = await _read(request, route.kind, house)
         if house.verbose:
-            call.detail['request'] = asked.model_dump(exclude_none=True)
+            call.detail['request'] = printable(asked.model_dump(exclude_none=True))
         return await route.answer(asked, house, call)
 
     return with_body

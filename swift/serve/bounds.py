@@ -18,6 +18,12 @@ class Bounds:
     """Bytes of a request's body."""
     media_body_bytes: int = 32 * MIB
     """The same where the model sees pictures."""
+    large_bodies: int = 8
+    """Bodies larger than body_bytes under way at once; more are answered with 503."""
+    pictures: int = 16
+    """Pictures of a request."""
+    picture_pixels: int = 50_000_000
+    """Their pixels together."""
     headers: int = 64
     """Headers of a request."""
     header_bytes: int = 16 << 10

@@ -12,7 +12,7 @@ from swift.core.errors import SwiftError
 from swift.core.types import Request
 from swift.engines import chat as words_of_engine
 from swift.engines.protocol import InferRequest
-from swift.serve import events, generate, words
+from swift.serve import events, generate, pictures, words
 from swift.serve.call import Call
 from swift.serve.errors import from_engine, invalid
 from swift.serve.generate import Plan, Said
@@ -22,7 +22,15 @@ from swift.templates.answers import Answer, Delta, parser
 from swift.templates.calls_forcing import forced
 
 T = TypeVar('T')
-RESERVED = ('messages', 'tools', 'chat_template', 'add_generation_prompt', 'continue_final_message', 'tokenize')
+RESERVED = (
+    'messages',
+    'tools',
+    'pictures',
+    'chat_template',
+    'add_generation_prompt',
+    'continue_final_message',
+    'tokenize',
+)
 
 
 async def answer(asked: ChatRequest, house: House, call: Call) -> Response:
@@ -68,7 +76,7 @@ def rendered(asked: ChatRequest, house: House, adapter: str | None) -> tuple[Req
     tools = [tool.model_dump(exclude_none=True) for tool in asked.tools or ()]
     if asked.tool_choice == 'none':
         tools = []
-    messages = [_message(turn) for turn in asked.messages]
+    messages = pictures.taken([_message(turn) for turn in asked.messages], house)
     words.judge(_texts(messages), house, 'messages')
     config = words.config(
         asked,

@@ -15,7 +15,7 @@ from typing import Any
 
 from swift.core.log import get_logger
 from swift.serve.call import Call
-from swift.serve.errors import ApiError, fault, invalid
+from swift.serve.errors import ApiError, fault, invalid, later
 from swift.serve.house import House
 
 Message = MutableMapping[str, Any]
@@ -34,6 +34,7 @@ class Door:
 
     def __init__(self, app: Any, house: House):
         self._app, self._house = app, house
+        self._large: set[Call] = set()  # with bodies that only pictures make so large
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -54,12 +55,13 @@ class Door:
             get_logger().exception('a fault of the server itself in %s %s (%s)', call.method, call.path, call.id)
             await answer.refuse(fault(call.id))
         finally:
+            self._large.discard(call)
             self._house.end(call)
 
     async def _serve(self, scope: Message, receive: Receive, answer: _Answer, call: Call) -> None:
         try:
             self._let_in(scope, call)
-            body = await self._read(scope, receive)
+            body = await self._read(scope, receive, call)
         except ApiError as error:
             if error.status not in LEFT:
                 await self._discard(receive)
@@ -86,15 +88,15 @@ class Door:
             raise ApiError(403, 'without API keys only this machine is served, under its own name', 'wrong_host')
         self._house.refuse_work(call)
 
-    async def _read(self, scope: Message, receive: Receive) -> bytes:
+    async def _read(self, scope: Message, receive: Receive, call: Call) -> bytes:
         """The body, within its bounds of size and time. Raises ApiError."""
-        limit = self._house.body_limit
+        bounds, limit = self._house.bounds, self._house.body_limit
         declared = _header(scope['headers'], b'content-length')
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
         body = bytearray()
         try:
-            async with asyncio.timeout(self._house.bounds.body_seconds):
+            async with asyncio.timeout(bounds.body_seconds):
                 while True:
                     message = await receive()
                     if message['type'] == 'http.disconnect':
@@ -102,12 +104,14 @@ class Door:
                     body += message.get('body', b'')
                     if len(body) > limit:
                         raise _too_large(limit)
+                    if len(body) > bounds.body_bytes and call not in self._large:
+                        if len(self._large) >= bounds.large_bodies:
+                            raise later('too many large requests are under way', 'large_bodies', 5)
+                        self._large.add(call)
                     if not message.get('more_body'):
                         return bytes(body)
         except TimeoutError:
-            raise ApiError(
-                408, f'no whole body within {self._house.bounds.body_seconds:g} s', 'request_timeout'
-            ) from None
+            raise ApiError(408, f'no whole body within {bounds.body_seconds:g} s', 'request_timeout') from None
 
     async def _discard(self, receive: Receive) -> None:
         """Read and forget what a refused client still sends: it looks for the answer only then."""

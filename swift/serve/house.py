@@ -87,7 +87,6 @@ class House:
     owned_by: str = 'swift'
     max_logprobs: int = 20
     verbose: bool = False
-    sees: bool = False
     default_adapter: str | None = None
     routes: frozenset[str] = frozenset()
     lines: frozenset[str] = frozenset()
@@ -143,7 +142,8 @@ class House:
     @property
     def body_limit(self) -> int:
         """Bytes that a body may have."""
-        return self.bounds.media_body_bytes if self.sees else self.bounds.body_bytes
+        bounds = self.bounds
+        return bounds.body_bytes if self.chat.blind else max(bounds.body_bytes, bounds.media_body_bytes)
 
     @property
     def models(self) -> tuple[str, ...]:

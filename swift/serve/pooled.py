@@ -31,6 +31,7 @@ class Outline:
     model_name: str
     max_model_len: int
     default_adapter: str | None = None
+    blind: str | None = 'the model reads texts'
 
     def close(self) -> None:
         """End the engine."""

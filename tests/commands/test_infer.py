@@ -12,7 +12,7 @@ import pytest
 from swift import export_main, infer_main, merge_lora
 from swift.core.errors import ConfigError, DataError, RequestError
 from swift.export.parity import ParityError
-from tests import tiny
+from tests import seeing, tiny
 from tests.adapters import adapter
 
 GREEDY = ['--max_new_tokens', '6', '--temperature', '0']
@@ -206,3 +206,30 @@ def test_an_adapter_with_a_flipped_bit_does_not_answer(world, tmp_path):
     weights.write_bytes(content)
     with pytest.raises(CorruptError, match='adapter_model'):
         infer_main(asked)
+
+
+def test_rows_and_prompts_show_pictures(tmp_path, capsys):
+    model, picture = seeing.folder(tmp_path / 'llava', 'llava'), tmp_path / 'a.png'
+    picture.write_bytes(seeing.picture(1))
+    asked = ['--model', str(model), *GREEDY]
+    (wanted,) = infer_main([*asked, '--prompt', 'What is it?', '--images', str(picture)])
+    rows = [
+        {'messages': [{'role': 'user', 'content': '<image>What is it?'}], 'images': [str(picture)]},
+        {'query': 'What is it?', 'images': str(picture)},
+        {'query': '<image>What is it?', 'images': 'https://example.org/a.png'},
+    ]
+    (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    out = tmp_path / 'out.jsonl'
+    with pytest.raises(DataError, match='1 of 3 rows could not be answered'):
+        infer_main([*asked, '--val_dataset', str(tmp_path / 'rows.jsonl'), '--result_path', str(out)])
+    first, second, third = lines(out)
+    assert first['response'] == second['response'] == wanted['response']
+    assert first['images'] == [str(picture)]
+    assert third['response'] is None
+    with pytest.raises(ConfigError, match='rows bring their own pictures'):
+        infer_main([*asked, '--val_dataset', str(tmp_path / 'rows.jsonl'), '--images', str(picture)])
+
+
+def test_pictures_for_a_model_that_takes_text_alone_are_refused_at_once(world):
+    with pytest.raises(ConfigError, match='--images: tiny takes text alone'):
+        infer_main(['--model', str(world / 'tiny'), '--prompt', 'Hi', '--images', 'a.png', *GREEDY])

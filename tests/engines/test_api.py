@@ -167,18 +167,14 @@ def test_conversations_that_cannot_be_read_are_refused(engine, request_):
 @pytest.mark.parametrize(
     ('content', 'more', 'said'),
     [
-        ('x', {'images': ['a.png']}, 'pictures'),
-        ([{'type': 'image_url', 'image_url': {'url': 'https://example.org/a.png'}}], {}, 'pictures'),
-        (
-            [{'type': 'input_audio', 'input_audio': {'data': '', 'format': 'wav'}}],
-            {'images': ['a']},
-            'pictures and sounds',
-        ),
+        ('x', {'images': ['a.png']}, 'takes text alone; send no pictures'),
+        ([{'type': 'image_url', 'image_url': {'url': 'x'}}], {}, 'takes text alone; send no pictures'),
+        ([{'type': 'input_audio', 'input_audio': {'data': ''}}], {}, 'is sent sounds, which are not built yet'),
+        ('x', {'videos': ['a.mp4'], 'audios': ['a.wav']}, 'is sent videos and sounds, which are not built yet'),
     ],
 )
 def test_media_are_refused_by_name(engine, content, more, said):
-    wanted = f'{engine.model_name} is sent {said}: .* not built yet; send parts of type text only'
-    with pytest.raises(RequestError, match=wanted):
+    with pytest.raises(RequestError, match=f'{engine.model_name} {said}'):
         engine.infer([InferRequest([{'role': 'user', 'content': content}], **more)], EIGHT)
 
 
