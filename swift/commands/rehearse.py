@@ -70,7 +70,9 @@ def rehearse(job: Job) -> Rehearsed:
         worst = job.work.stretches[0]
         for stretch in job.work.stretches:
             steps.take(stretch)
+        meter.trim()
         bare = steps.take(tuple(Shape(shape.lengths, 1) for shape in worst))
+        meter.trim()
         full = steps.take(worst)
         if cfg.train.save_strategy != 'no':
             with meter.phase(SAVE, peaks, device):

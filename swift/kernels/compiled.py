@@ -16,7 +16,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -82,29 +82,42 @@ def _address(tensor: Tensor) -> int:
 
 @cache
 def _library() -> ctypes.CDLL:
+    return build(SOURCES, FLAGS, openmp=True)
+
+
+def build(sources: Path, flags: Sequence[str], *, openmp: bool = False) -> ctypes.CDLL:
+    """The library that the ``*.cpp`` of a folder make, compiled unless the cache has it.
+
+    Args:
+        openmp: link the OpenMP library that torch has loaded.
+
+    Raises:
+        CannotCompile: there is no compiler, or it refuses; or SWIFT_KERNELS is off.
+    """
     if (wanted := os.environ.get('SWIFT_KERNELS')) == 'off':
         raise CannotCompile(f'SWIFT_KERNELS is {wanted}')
     compiler = shutil.which(os.environ.get('CXX', 'c++')) or shutil.which('g++') or shutil.which('clang++')
     if compiler is None:
         raise CannotCompile('no C++ compiler is installed (apt install g++)')
-    command = [compiler, *FLAGS]
-    path = caches.folder('kernels') / f'swift-{_digest(command)}.so'
+    linked = _openmp() if openmp else None
+    command = [compiler, *flags]
+    path = caches.folder('kernels') / f'swift-{_digest(command, sources, linked)}.so'
     try:
         with _alone(path):
             if not path.exists():
-                _compile(command, path)
+                _compile(command, sources, linked, path)
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise CannotCompile(f'{type(error).__name__}: {error}') from error
 
 
-def _digest(command: list[str]) -> str:
-    """Names a build: sources, flags, compiler, processor and torch's OpenMP."""
+def _digest(command: list[str], sources: Path, openmp: Path | None) -> str:
+    """Names a build: sources, flags, compiler, processor, torch and its OpenMP."""
     state = hashlib.sha256()
-    for source in sorted(SOURCES.iterdir()):
+    for source in sorted(sources.iterdir()):
         state.update(source.read_bytes())
     version = subprocess.run([command[0], '--version'], capture_output=True, timeout=PATIENCE, check=False).stdout
-    for each in (' '.join(command), version, _processor(), str(_openmp())):
+    for each in (' '.join(command), version, _processor(), str(openmp), torch.__version__):
         state.update(each if isinstance(each, bytes) else each.encode())
     return state.hexdigest()[:16]
 
@@ -128,15 +141,14 @@ def _openmp() -> Path | None:
     return Path(found[1]) if found else None
 
 
-def _compile(command: list[str], path: Path) -> None:
-    sources = [str(each) for each in sorted(SOURCES.glob('*.cpp'))]
-    openmp = _openmp()
+def _compile(command: list[str], folder: Path, openmp: Path | None, path: Path) -> None:
+    sources = [str(each) for each in sorted(folder.glob('*.cpp'))]
     linked = [str(openmp), f'-Wl,-rpath,{openmp.parent}', '-Wl,--as-needed'] if openmp else []
     made = path.with_suffix(f'.{os.getpid()}')
-    logger.info('compiling the C++ kernels once, into %s', path.parent)
+    logger.info('compiling %s once, into %s', folder.name, path.parent)
     try:
         done = subprocess.run(
-            [*command, *sources, *linked, '-o', str(made)],
+            [command[0], *sources, *command[1:], *linked, '-o', str(made)],
             capture_output=True,
             text=True,
             timeout=PATIENCE,

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from swift.core.errors import ConfigError, NumericalError
 from swift.core.types import Batch, Builder, Loss, Objective, Outputs, Readout, Segments
-from swift.kernels import again
+from swift.kernels import again, arena
 from swift.kernels.adamw import AdamW
 from swift.kernels.logprobs import wide
 from swift.kernels.switch import Switch, plain
@@ -64,6 +64,8 @@ class TorchBackend:
     ):
         self.settings = settings
         self.device = torch.device(settings.device)
+        if self.device.type == 'cpu':
+            arena.install()
         self.model = builder.build()
         if not getattr(self.model, 'is_quantized', False) and not getattr(self.model, 'hf_device_map', None):
             self.model.to(self.device)
@@ -156,6 +158,7 @@ class TorchBackend:
         self.runner.close()
         if self.settings.gradient_checkpointing:
             self.runner.base.gradient_checkpointing_disable()
+        arena.trim()
 
     # --------------------------------------------------------------------------------------------------- a step
     def forward_backward(

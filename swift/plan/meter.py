@@ -62,6 +62,9 @@ def phase(name: str, peaks: dict[str, int], device: str = 'cpu') -> Iterator[Non
 
 
 def trim() -> None:
-    """Give back what the C library holds of freed memory, where it can."""
+    """Give back what the C library and the arena of tensors hold of freed memory, where they can."""
+    from swift.kernels import arena
+
+    arena.trim()
     if STATUS.exists() and (give := getattr(ctypes.CDLL(None), 'malloc_trim', None)):
         give(0)

@@ -13,7 +13,7 @@ from typing import Any
 from swift.core.types import Batch
 
 LOOKED_AT = 200  # steps of which the shapes are known; the worst of them stands for all
-OTHERS = 7  # stretches besides the worst that are rehearsed: the heap of a run has seen many
+OTHERS = 3  # stretches besides the worst that are rehearsed: libraries keep something for every new shape
 
 
 @dataclass(frozen=True, slots=True)
