@@ -93,7 +93,7 @@ def _bounds(module: Any) -> set[tuple[str, int]]:
     each = types if isinstance(types, dict) else {None: types}
     found = set()
     for layer, name in each.items():
-        if 'dynamic' in name:
+        if 'dynamic' in str(name):
             found.add(('dynamic', module.original_max_seq_len))
         elif name == 'longrope':
             parameters = config.rope_parameters if layer is None else config.rope_parameters[layer]

@@ -97,6 +97,23 @@ def test_several_answers_of_a_prompt_and_its_logprobs_have_its_angles(way, monke
         assert [id for p in pieces if p.index == index for id in p.ids] == wanted('longrope', [prompt], [9])[0]
 
 
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('name', ['longrope', 'phi3'])
+def test_each_of_several_answers_passes_the_original_length_by_itself(name, way, monkeypatch):
+    drawn = Sampling(max_tokens=16, n=3, temperature=1.0, seed=7)
+    with only(way, monkeypatch) as started, started(moving.model(name)) as native:
+        pieces = list(native.stream(Request('a', tuple(PROMPTS[2]), drawn)))
+        said = [[id for p in pieces if p.index == index for id in p.ids] for index in range(3)]
+        first = said[0][:3]  # what was drawn before the length is passed; greedy from there
+        assert ask(native, [[*PROMPTS[2], *first]], Sampling(max_tokens=8)) == wanted(
+            name, [[*PROMPTS[2], *first]], [8]
+        )
+    assert len({tuple(each) for each in said}) == 3
+    with only('padded', monkeypatch) as started, started(moving.model(name)) as native:
+        again = list(native.stream(Request('a', tuple(PROMPTS[2]), drawn)))
+    assert [[id for p in again if p.index == index for id in p.ids] for index in range(3)] == said
+
+
 def test_text_that_repeats_itself_is_guessed_across_the_original_length():
     prompt = moving.text(5, 3) * 5
     model = moving.model('phi3')

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from swift.core.types import Request, Sampling
-from tests import tiny
+from tests import moving, tiny
 from tests.engines.plain import engine, reference
 from tests.engines.test_greedy import lively
 
@@ -113,3 +113,8 @@ def test_answers_do_not_depend_on_who_comes_and_goes(architecture):
 @pytest.mark.parametrize('architecture', ['qwen3_next', 'gpt_oss', 'falcon_h1'])
 def test_the_same_holds_for_unusual_caches(architecture):
     play(lively(architecture), seed=2, count=10)
+
+
+@pytest.mark.parametrize('name', ['dynamic', 'longrope', 'phi3'])
+def test_the_same_holds_where_angles_depend_on_the_length(name):
+    play(moving.model(name), seed=3, count=14, max_kv_tokens=1024)
