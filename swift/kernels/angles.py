@@ -13,7 +13,6 @@ Shapes: ``T`` tokens, ``R`` numbers of a head that turn.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -49,10 +48,6 @@ class Moving:
     def passed(self, reach: int, length: int) -> bool:
         """Whether a sequence that was read by ``reach`` is to be read again, now that it has ``length`` tokens."""
         return self.again and reach <= self.original < length
-
-    def left(self, reach: int, length: int) -> int:
-        """How many more tokens such a sequence takes before it is to be read again."""
-        return self.original - length if self.again and reach <= self.original else sys.maxsize
 
 
 def install(model: PreTrainedModel) -> Moving | None:

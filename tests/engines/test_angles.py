@@ -114,6 +114,19 @@ def test_each_of_several_answers_passes_the_original_length_by_itself(name, way,
     assert [[id for p in again if p.index == index for id in p.ids] for index in range(3)] == said
 
 
+@pytest.mark.parametrize('way', ['kernel', 'pages'])
+@pytest.mark.parametrize('name', ['dynamic', 'longrope'])
+def test_several_answers_that_give_their_pages_back_keep_their_angles(name, way, monkeypatch):
+    asked, said = Request('a', tuple(PROMPTS[6]), Sampling(max_tokens=130, n=3, temperature=1.0, seed=7)), []
+    for each, room in ((way, 256), ('padded', None)):
+        with only(each, monkeypatch) as started, started(moving.model(name), max_kv_tokens=room) as native:
+            pieces = list(native.stream(asked))
+            read = native.stats()['prompt_tokens']
+        said.append([[id for p in pieces if p.index == index for id in p.ids] for index in range(3)])
+        assert read > len(PROMPTS[6]) or room is None
+    assert said[0] == said[1]
+
+
 def test_text_that_repeats_itself_is_guessed_across_the_original_length():
     prompt = moving.text(5, 3) * 5
     model = moving.model('phi3')

@@ -117,4 +117,4 @@ def test_the_same_holds_for_unusual_caches(architecture):
 
 @pytest.mark.parametrize('name', ['dynamic', 'longrope', 'phi3'])
 def test_the_same_holds_where_angles_depend_on_the_length(name):
-    play(moving.model(name), seed=3, count=14, max_kv_tokens=1024)
+    play(moving.model(name), seed=3, count=14, max_kv_tokens=320)

@@ -216,8 +216,6 @@ class Packed:
         for at, each in enumerate(work):
             answer = each.run.answers[0]
             most = min(GUESSES, -(-spare // (len(work) - at)), answer.limit - answer.count - 1)
-            if self._moving is not None:
-                most = min(most, self._moving.left(each.run.reach, len(each.run.ids)))
             each.guesses = each.run.guess(most) if most > 0 else []
             spare -= len(each.guesses)
 
