@@ -142,6 +142,26 @@ def test_an_aborted_request_leaves_nothing_behind(world):
     engine.close()
 
 
+def test_pictures_wait_for_room_in_memory(world):
+    engine = world.engine(max_kv_tokens=256)  # a quarter of them beside pages
+    asked = [world.ask(f'number {i}', seeing.picture(i), seeing.picture(i + 1)) for i in range(6)]
+    running, said, ended = [], {each.id: [] for each in asked}, threading.Semaphore(0)
+
+    def deliver(id: str, piece) -> None:
+        running.append(engine.stats()['running'])
+        if piece is None:
+            ended.release()
+        else:
+            said[id] += piece.ids
+
+    for each in asked:
+        engine.begin(each, lambda piece, id=each.id: deliver(id, piece))
+    assert all(ended.acquire(timeout=60) for _ in asked)
+    assert max(running) <= max(1, 64 // min(len(each.prompt_ids) for each in asked)) < len(asked)
+    assert list(said.values()) == [*map(world.generate, asked)]
+    engine.close()
+
+
 def test_an_engine_that_is_closed_looks_at_nothing_more(world):
     before = set(threading.enumerate())
     engine = world.engine(max_batch_size=1)

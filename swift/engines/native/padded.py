@@ -43,11 +43,19 @@ class Desk(Protocol):
 
 
 class Padded:
-    """Groups of rows. ``most_prompt_tokens``: padding included, of prompts that are read together."""
+    """Groups of rows.
 
-    def __init__(self, desk: Desk, runner: Runner, *, most_prompt_tokens: int, most_passed: int):
+    Args:
+        most_prompt_tokens: padding included, of prompts that are read together.
+        most_tokens: held in all caches when one more answer begins; None for no bound. One alone always begins.
+    """
+
+    def __init__(
+        self, desk: Desk, runner: Runner, *, most_prompt_tokens: int, most_passed: int, most_tokens: int | None
+    ):
         self._desk, self.runner = desk, runner
         self._most_prompt_tokens, self._most_passed = most_prompt_tokens, most_passed
+        self._most_tokens = most_tokens
         self._waiting: deque[Answer] = deque()
         self.groups: list[Group] = []
 
@@ -60,6 +68,11 @@ class Padded:
     def waiting(self) -> int:
         """Answers that have none yet."""
         return len(self._waiting)
+
+    @property
+    def held(self) -> int:
+        """Tokens that caches have room for, padding included."""
+        return sum(max(group.lengths) * len(group.lengths) for group in self.groups)
 
     @property
     def busy(self) -> bool:
@@ -93,12 +106,18 @@ class Padded:
         """The waiting answers to prefill together: one adapter, within the room for rows and for prompt tokens."""
         batch: list[Answer] = []
         prompts: set[Ticket] = set()
+        tokens = self.held
         passed: list[Answer] = []  # they wait for a batch of their own kind; the first of the queue always goes
         while self._waiting and len(batch) < room and len(passed) < self._most_passed:
             answer = self._waiting.popleft()
             if answer.ticket.closed:
                 continue
+            more = tokens + len(answer.ticket.request.prompt_ids)
+            if self._most_tokens is not None and more > self._most_tokens and (batch or self.groups):
+                self._waiting.appendleft(answer)
+                break
             if not batch or self._fits(answer, batch[0], prompts):
+                tokens = more
                 batch.append(answer)
                 prompts.add(answer.ticket)
             else:

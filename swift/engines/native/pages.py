@@ -25,6 +25,11 @@ class Pages:
         self._next_name = 0
 
     @property
+    def tokens(self) -> int:
+        """Tokens that there is room for in all."""
+        return self.count * self.size
+
+    @property
     def held(self) -> int:
         """Pages that somebody holds."""
         return self.count - self.room

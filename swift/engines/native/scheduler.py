@@ -34,6 +34,7 @@ from swift.kernels.angles import sees_lengths
 
 logger = logging.getLogger(__name__)
 T = TypeVar('T')
+BESIDE = 4  # one token may be held in padded batches for so many that pages have room for
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,14 @@ class Scheduler:
         self._decode_ids = decode
         self._stop_ids = stop_ids
         self._generator = generator
+        self._packed = self._pack(guessing) if fast else None
         self._padded = Padded(
-            self, runner, most_prompt_tokens=limits.max_prefill_tokens, most_passed=limits.max_batch_size
+            self,
+            runner,
+            most_prompt_tokens=limits.max_prefill_tokens,
+            most_passed=limits.max_batch_size,
+            most_tokens=limits.max_kv_tokens if self._packed is None else self._packed.pages.tokens // BESIDE,
         )
-        self._packed: Packed | None = None
-        if fast:
-            self._packed = self._pack(guessing)
         self._beams = Beams(self, runner)
         self._lanes: list[Packed | Padded | Beams] = [self._padded, self._beams]
         if self._packed is not None:
@@ -197,11 +200,11 @@ class Scheduler:
 
     @property
     def kv_tokens(self) -> tuple[int, int]:
-        """Tokens that pages are held for, and those they have room for; 0 without pages."""
+        """Tokens that are held, in pages and beside them, and those that pages have room for; 0 without pages."""
         if self._packed is None:
             return 0, 0
         pages = self._packed.pages
-        return pages.held * pages.size, pages.count * pages.size
+        return pages.held * pages.size + self._padded.held, pages.tokens
 
     # ------------------------------------------------------------------------------------------------------- step
     def step(self) -> None:
