@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import h11
@@ -86,8 +85,8 @@ class _Connection(H11Protocol):
 
     def _make_room(self) -> bool:
         """Close the connection that has been idle for longest, if one is."""
-        connections: Iterable[Any] = self.connections
-        oldest = min((each for each in connections if each._is_idle), key=lambda each: each._idle_since)  # or this one
+        connections: list[Any] = [*self.connections]
+        oldest = min((each for each in connections if each._is_idle), key=lambda each: each._idle_since, default=self)
         if self.loop.time() - oldest._idle_since < GRACE:
             return False
         oldest.transport.close()
