@@ -10,7 +10,9 @@ import torch
 from swift import models, templates
 from swift.core.errors import RequestError
 from swift.core.types import Message, Request, Sampling
+from swift.engines.native import cache as kv
 from swift.engines.native.engine import NativeEngine
+from swift.engines.native.padded import Group
 from swift.engines.native.scheduler import Limits
 from swift.models.args import ModelArgs
 from swift.templates.args import TemplateArgs
@@ -160,6 +162,13 @@ def test_pictures_wait_for_room_in_memory(world):
     assert max(running) <= max(1, 64 // min(len(each.prompt_ids) for each in asked)) < len(asked)
     assert list(said.values()) == [*map(world.generate, asked)]
     engine.close()
+
+
+def test_numbers_can_be_asked_for_while_the_last_answer_of_a_batch_ends(world, engine):
+    lane = engine._scheduler._padded
+    lane.groups.append(Group(None, kv.make(world.model.config), [], []))
+    assert engine.stats()['kv_used'] == 0
+    lane.groups.pop()
 
 
 def test_an_engine_that_is_closed_looks_at_nothing_more(world):

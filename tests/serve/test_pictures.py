@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from dataclasses import replace
 
 import anthropic
@@ -11,6 +12,7 @@ import openai
 import pytest
 
 from swift.engines.api import ChatEngine
+from swift.models import pictures
 from swift.serve.bounds import Bounds
 from tests import seeing
 from tests.engines.test_pictures import World
@@ -127,6 +129,27 @@ def test_pictures_are_bounded_in_number_and_in_pixels_together(server):
 def test_odd_pictures_are_answered_or_refused_and_never_a_fault(server, size):
     status, body, _ = server.post('/v1/chat/completions', greedy(part(seeing.picture(4, *size))))
     assert status == 200 or (status == 400 and 'cannot take pictures of' in body['error']['message'])
+
+
+def broken(draw: random.Random) -> str:
+    """A picture that was cut, changed in a few bytes, or left as it is, under any of the types."""
+    data = bytearray(seeing.picture(draw.randrange(4), 30, 20, draw.choice(pictures.FORMATS)))
+    if draw.random() < 0.4:
+        del data[draw.randrange(len(data)) :]
+    for _ in range(draw.randrange(4)):
+        if data:
+            data[draw.randrange(min(len(data), 80))] = draw.randrange(256)
+    return url(bytes(data), f'image/{draw.choice(("png", "jpeg", "webp", "gif", "bmp"))}')
+
+
+def test_broken_pictures_are_refused_or_answered_and_the_next_answer_is_the_same(server):
+    canary = lambda: server.post('/v1/chat/completions', greedy(part(PICTURE)))[1]['choices']
+    draw, wanted = random.Random(0), canary()
+    for _ in range(80):
+        parts = [{'type': 'image_url', 'image_url': {'url': broken(draw)}} for _ in range(draw.randrange(1, 3))]
+        assert server.post('/v1/chat/completions', greedy(*parts))[0] in (200, 400)
+        assert server.get('/metrics')[0] == 200
+    assert canary() == wanted
 
 
 def test_large_bodies_are_taken_a_few_at_a_time(server):

@@ -71,8 +71,9 @@ class Padded:
 
     @property
     def held(self) -> int:
-        """Tokens that caches have room for, padding included."""
-        return sum(max(group.lengths) * len(group.lengths) for group in self.groups)
+        """Tokens that caches have room for, padding included. Any thread may ask, also when a group has just ended."""
+        rows = [group.lengths for group in self.groups]
+        return sum(max(lengths, default=0) * len(lengths) for lengths in rows)
 
     @property
     def busy(self) -> bool:
