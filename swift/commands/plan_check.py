@@ -14,28 +14,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from swift.plan.report import GIB
 
-STEPS = 4
-WORDS = (
-    'the',
-    'a',
-    'quick',
-    'brown',
-    'fox',
-    'jumps',
-    'over',
-    'lazy',
-    'dogs',
-    'while',
-    'seven',
-    'wizards',
-    'brew',
-    'tea',
-)
+STEPS = 16  # most of an epoch: what libraries keep for shapes that are new is there by then
+WORDS = tuple(f'w{i}' for i in range(30_000))
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ '</s>' }}{% endif %}{{ '\n' }}{% endfor %}"
@@ -152,11 +138,11 @@ def table(found: list[Comparison]) -> Iterator[str]:
 
 
 def _rows(path: Path) -> Path:
-    """Conversations with answers of 10 to 900 words."""
-    draw = random.Random(0)
+    """Conversations with answers of 10 to 900 words, which are as frequent as Zipf's law has it."""
+    draw, frequencies = random.Random(0), list(accumulate(1 / (1 + rank) for rank in range(len(WORDS))))
     with path.open('w', encoding='utf-8') as out:
         for _ in range(160):
-            say = lambda count: ' '.join(draw.choices(WORDS, k=count))
+            say = lambda count: ' '.join(draw.choices(WORDS, cum_weights=frequencies, k=count))
             question, answer = say(draw.randrange(5, 30)), say(draw.choice((10, 40, 90, 180, 240, 400, 900)))
             messages = [{'role': 'user', 'content': question}, {'role': 'assistant', 'content': answer}]
             out.write(json.dumps({'messages': messages}) + '\n')
