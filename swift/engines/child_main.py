@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,11 @@ class Served:
         try:
             while True:
                 self._connection.sendall(b''.join(map(wire.frame, self._messages())))
-        except OSError:
-            self._end()
+        except OSError:  # who reads them is gone
+            pass
+        except Exception:  # an engine that nobody hears would be waited for
+            traceback.print_exc()
+        self._end()
 
     def _messages(self) -> list[list[Any]]:
         taken: list[tuple[str, Any]] = []

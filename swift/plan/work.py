@@ -13,7 +13,8 @@ from typing import Any
 from swift.core.types import Batch
 
 LOOKED_AT = 200  # steps of which the shapes are known; the worst of them stands for all
-OTHERS = 3  # stretches besides the worst that are rehearsed: libraries keep something for every new shape
+OTHERS = 7  # stretches besides the worst that are rehearsed, evenly spread below it
+SMALL = 8  # and of the smallest: libraries keep as much for each new shape, up to a bound, and these take little time
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,10 @@ def shape(batch: Batch) -> Shape:
 
 
 def _chosen(stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
-    """The one with the worst micro-batch, and others evenly spread below it."""
+    """The one with the worst micro-batch, others evenly spread below it, and the smallest."""
     order = sorted(stretches, key=lambda each: max(map(_cost, each)), reverse=True)
     spread: Iterable[Stretch] = (order[(i + 1) * (len(order) - 1) // OTHERS] for i in range(OTHERS))
-    return tuple(dict.fromkeys([order[0], *spread]))
+    return tuple(dict.fromkeys([order[0], *spread, *order[-SMALL:]]))
 
 
 def _cost(each: Shape) -> tuple[int, int, int]:

@@ -151,6 +151,29 @@ def test_an_engine_that_exits_by_itself_is_started_again(child):
     assert said(engine.stream(asked('fine'))) == 'fine'
 
 
+class Mute(FakeEngine):
+    """Fails where the process asks for its figures, after some requests."""
+
+    def stats(self):
+        figures = super().stats()
+        if figures['finished'] >= 2:
+            raise RuntimeError('figures')
+        return figures
+
+
+def test_an_engine_that_cannot_be_heard_any_more_is_started_again():
+    engine = ChildEngine(Recipe('tests.engines.test_child:Mute', {}))
+    try:
+        engine.wait(60)
+        first = engine.pid
+        for number in range(2):
+            assert said(engine.stream(asked('hello', f'{number}')))
+        until(lambda: engine.ready and engine.pid != first)
+        assert said(engine.stream(asked('again')))
+    finally:
+        engine.close()
+
+
 def test_an_engine_that_hangs_is_killed_and_started_again(child):
     engine = child(stall=2.0, faults={'hang': ('hang', 1)})
     with pytest.raises(UnavailableError, match='no step for 2 s'):
