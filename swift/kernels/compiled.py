@@ -116,12 +116,18 @@ def _digest(command: list[str], sources: Path, openmp: Path | None) -> str:
     state = hashlib.sha256()
     for source in sorted(sources.iterdir()):
         state.update(source.read_bytes())
-    version = subprocess.run([command[0], '--version'], capture_output=True, timeout=PATIENCE, check=False).stdout
-    for each in (' '.join(command), version, _processor(), str(openmp), torch.__version__):
-        state.update(each if isinstance(each, bytes) else each.encode())
+    for each in (' '.join(command), _version(command[0]), _processor(), str(openmp), torch.__version__):
+        state.update(each.encode())
     return state.hexdigest()[:16]
 
 
+@cache
+def _version(compiler: str) -> str:
+    done = subprocess.run([compiler, '--version'], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return done.stdout
+
+
+@cache
 def _processor() -> str:
     """What ``-march=native`` depends on."""
     try:
