@@ -20,8 +20,8 @@ from swift.kernels.compiled import function, missing
 
 MEETINGS = 16
 LONG = 2e-4  # seconds that a meeting takes at least where a core is taken; free cores need a hundredth of it
-MUCH = 0.4  # seconds waited for a core in a second that passed; one thread alone is about so much slower than two
-EVERY = 0.25  # seconds between looks while all threads work
+MUCH = 0.55  # seconds waited for a core in a second that passed; one busy neighbour of two threads takes 0.7
+EVERY = 0.5  # seconds between looks while all threads work
 AT_FIRST, AT_MOST = 0.5, 16.0  # seconds alone before all threads are tried again, doubled each time
 
 

@@ -44,13 +44,13 @@ def test_free_cores_are_all_used(world):
 
 def test_one_thread_goes_on_alone_while_cores_are_taken_and_seldom_tries_the_others(world):
     run(world, 1)
-    run(world, 60, missed=0.5)
+    run(world, 60, missed=0.7)
     assert world.cores.alone
     assert world.threads.count(4) <= 10
     run(world, 20)  # they are free again
     assert not world.cores.alone
     assert world.threads[-1] == 4
-    run(world, 0.5, missed=0.5)
+    run(world, 1.0, missed=0.7)
     world.meeting = 1e-2
     run(world, 0.4)
     assert world.cores.alone  # the pause starts short again
@@ -58,7 +58,7 @@ def test_one_thread_goes_on_alone_while_cores_are_taken_and_seldom_tries_the_oth
 
 def test_a_meeting_that_takes_long_is_enough_not_to_try(world):
     run(world, 0.5)
-    run(world, 0.5, missed=0.5)
+    run(world, 1.0, missed=0.7)
     tried, world.meeting = world.threads.count(4), 1e-2
     run(world, 60)
     assert world.cores.alone
@@ -92,3 +92,9 @@ def test_threads_end_and_are_made_again():
         assert count() == busy
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_neighbour_that_takes_a_core_now_and_then_leaves_it_to_all_threads(world):
+    run(world, 60, missed=0.4)
+    assert not world.cores.alone
+    assert set(world.threads) <= {4}
