@@ -159,8 +159,6 @@ class _Apart:
 
 
 # --------------------------------------------------------------------------------------------------------------- proof
-
-
 def sees_lengths(model: PreTrainedModel, longest: int) -> str | None:
     """Whether what a sequence says changes with how long another of its batch is. Returns None, or that it does.
 
