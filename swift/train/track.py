@@ -7,9 +7,11 @@ the ecosystem's established names (``loss``, ``grad_norm``, ``learning_rate``, `
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -174,6 +176,8 @@ def _scalar_name(key: str) -> str:
     return f'eval/{key[5:]}' if key.startswith('eval_') else f'train/{key.replace("/", "_per_")}'
 
 
+logger = logging.getLogger(__name__)
+
 NAMES = ('tensorboard', 'wandb', 'swanlab')
 
 
@@ -194,6 +198,11 @@ def trackers(
         'wandb': lambda: Wandb(run_dir, name, config),
         'swanlab': lambda: SwanLab(run_dir, name, config, swanlab),
     }
+    if wanted == ('tensorboard',) and find_spec('tensorboard') is None:
+        logger.warning(
+            'no TensorBoard, as it is not installed (pip install tensorboard); logging.jsonl has all numbers'
+        )
+        return []
     return [make[each]() for each in wanted]
 
 

@@ -71,3 +71,9 @@ def test_none_means_none_and_unknown_names_are_refused(tmp_path):
     assert make(['none'], tmp_path) == []
     with pytest.raises(ConfigError, match='wandbb'):
         make(['wandbb'], tmp_path)
+
+
+def test_tensorboard_alone_is_left_out_with_a_word_where_it_is_missing(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr('swift.train.track.find_spec', lambda name: None)
+    assert make(['tensorboard'], tmp_path) == []
+    assert 'pip install tensorboard' in caplog.text
